@@ -1,0 +1,32 @@
+// Builds dist/: one CommonJS file a source file, each node's .html with its .md appended as help, locales, icons.
+import { spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+
+const root = import.meta.dirname;
+const dist = path.join(root, "dist");
+rmSync(dist, { recursive: true, force: true });
+
+const tsc = createRequire(import.meta.url).resolve("typescript/package.json").replace("package.json", "bin/tsc");
+const compiled = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
+if (compiled.status !== 0) process.exit(compiled.status ?? 1);
+
+for (const file of readdirSync(path.join(root, "nodes"), { recursive: true })) {
+    const from = path.join(root, "nodes", file);
+    const to = path.join(dist, file);
+    if (file.endsWith(".html")) {
+        const type = path.basename(file, ".html");
+        const help = from.replace(/\.html$/, ".md");
+        mkdirSync(path.dirname(to), { recursive: true });
+        writeFileSync(to, readFileSync(from, "utf8") + (existsSync(help) ? helpScript(type, readFileSync(help, "utf8")) : ""));
+    } else if (/[\\/]locales[\\/].*\.json$/.test(file)) {
+        cpSync(from, to);
+    }
+}
+cpSync(path.join(root, "icons"), path.join(dist, "icons"), { recursive: true });
+
+/** The first `# title` line serves readers on the web; the editor shows the node's name itself. */
+function helpScript(type, markdown) {
+    return `\n<script type="text/markdown" data-help-name="${type}">\n${markdown.replace(/^# .*\n+/, "")}</script>\n`;
+}

@@ -1,0 +1,45 @@
+import { DateTime } from "luxon";
+import { setTimeout as sleepFor } from "node:timers/promises";
+
+/** Time as every part of WattLedger sees it; tests inject their own. */
+export interface Clock {
+    /** Wall time for stamps: ms since 1970 UTC. It may jump. */
+    now(): number;
+    /** Never jumps, for durations: ms since an arbitrary instant. */
+    monotonic(): number;
+    /** Resolves after `ms`; rejects with the signal's reason when aborted. A waiting sleep does not keep the process alive. */
+    sleep(ms: number, signal?: AbortSignal): Promise<void>;
+    /** Calls `task` once after `ms`; the returned function cancels. The task must not be async: start promises through a Lifecycle. */
+    after(ms: number, task: () => void): () => void;
+}
+
+export const systemClock: Clock = {
+    now: () => Date.now(),
+    monotonic: () => performance.now(),
+    sleep: async (ms, signal) => {
+        await sleepFor(ms, undefined, { ref: false, ...(signal && { signal }) });
+    },
+    after: (ms, task) => {
+        const timer = setTimeout(task, ms);
+        return () => clearTimeout(timer);
+    },
+};
+
+/** Before this (2024-01-01 UTC) a clock was never set: a Pi has no battery-backed clock and starts in 1970. */
+export const EARLIEST_TRUSTED_MS = Date.UTC(2024, 0, 1);
+
+/** False while the wall clock plainly has not been set yet. */
+export function isClockSet(nowMs: number): boolean {
+    return nowMs >= EARLIEST_TRUSTED_MS;
+}
+
+/** Half-open window [start, end) in ms UTC of the local calendar day that holds `ms`; 23 h and 25 h days included. */
+export function localDay(ms: number, zone: string): { start: number; end: number } {
+    const start = DateTime.fromMillis(ms, { zone }).startOf("day");
+    return { start: start.toMillis(), end: start.plus({ days: 1 }).startOf("day").toMillis() };
+}
+
+/** True for an IANA zone name that this runtime knows. */
+export function isTimeZone(zone: string): boolean {
+    return DateTime.local({ zone }).isValid;
+}

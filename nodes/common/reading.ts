@@ -1,0 +1,95 @@
+import { isPointName } from "./units.js";
+import { WattError } from "./errors.js";
+
+/** A measured number, or a short string for a state. A failed value is absent, never 0. */
+export type PointValue = number | string;
+export type Quality = "good" | "uncertain" | "bad";
+
+/**
+ * Why a point is absent or doubtful. `comm` no answer, `sf` scale factor missing or out of range, `range` outside what is
+ * physically possible, `missing` not implemented by the device, `stale` value stopped changing, `estimated` not measured,
+ * `reset` counter started again, `overflow` too large for an exact number, `decode` the bytes make no sense.
+ */
+export type BadReason = "comm" | "sf" | "range" | "missing" | "stale" | "estimated" | "reset" | "overflow" | "decode";
+
+/** What is known of a sample beside its values. */
+export interface ReadingMeta {
+    site: string;
+    device: string;
+    /** inverter, meter, battery, weather, tracker, mppt, … */
+    class: string;
+    /** Counts the samples of one device within one run; a gap shows a lost message. */
+    seq: number;
+    quality: Quality;
+    /** Points that are absent or doubtful, each with its reason. */
+    bad?: Record<string, BadReason>;
+    /** True where no device measured this: simulated data never reaches a claim. */
+    simulated?: boolean;
+}
+
+/** The one message between nodes (design §4). Unknown properties survive. */
+export interface ReadingMessage {
+    /** `<site>/<device>` */
+    topic: string;
+    payload: Record<string, PointValue>;
+    /** Sample time, ms since 1970 UTC. */
+    timestamp: number;
+    reading: ReadingMeta;
+    [key: string]: unknown;
+}
+
+/** Builds a message; values that are not finite are left out and marked `decode`. */
+export function createReading(
+    meta: ReadingMeta,
+    timestamp: number,
+    values: Record<string, PointValue | undefined>,
+): ReadingMessage {
+    const payload: Record<string, PointValue> = {};
+    const bad: Record<string, BadReason> = { ...meta.bad };
+    for (const [point, value] of Object.entries(values)) {
+        if (typeof value === "number" && !Number.isFinite(value)) bad[point] ??= "decode";
+        else if (value !== undefined) payload[point] = value;
+    }
+    const { bad: _given, ...rest } = meta;
+    const reading: ReadingMeta = Object.keys(bad).length > 0 ? { ...rest, bad } : rest;
+    return { topic: `${meta.site}/${meta.device}`, payload, timestamp, reading };
+}
+
+/**
+ * Checks a message from any node, for nodes that take readings.
+ * Accepts what our own nodes send, and for flows of others: an object payload with `topic` "<site>/<device>" and no
+ * `reading`; then site and device come from the topic, the time from `timestamp` or `now`, the class is `generic`.
+ * @throws WattError READING_INVALID naming the property at fault and what it should be.
+ */
+export function parseReading(msg: unknown, now: number): ReadingMessage {
+    const m = msg as Partial<ReadingMessage> | null;
+    if (m === null || typeof m !== "object") throw invalid("the message is not an object");
+    const { payload } = m;
+    if (payload === null || typeof payload !== "object" || Array.isArray(payload) || Buffer.isBuffer(payload)) {
+        throw invalid("msg.payload must be an object of points, such as {ac_power_w: 4210.5}");
+    }
+    for (const [point, value] of Object.entries(payload)) checkPoint(point, value);
+    const meta = m.reading ?? metaFromTopic(m.topic);
+    for (const key of ["site", "device", "class"] as const) {
+        if (typeof meta[key] !== "string" || meta[key] === "") throw invalid(`msg.reading.${key} must be a non-empty text`);
+    }
+    const timestamp = m.timestamp ?? now;
+    if (!Number.isSafeInteger(timestamp)) throw invalid("msg.timestamp must be whole milliseconds since 1970 UTC");
+    return Object.assign(m, { timestamp, reading: meta, topic: m.topic ?? `${meta.site}/${meta.device}` }) as ReadingMessage;
+}
+
+function checkPoint(point: string, value: unknown): void {
+    if (!isPointName(point)) throw invalid(`point name "${point}" must be snake_case and end in its unit, such as ac_power_w`);
+    const fits = typeof value === "number" ? Number.isFinite(value) : typeof value === "string";
+    if (!fits) throw invalid(`point ${point} must be a finite number or a text; leave out what was not measured`);
+}
+
+function metaFromTopic(topic: unknown): ReadingMeta {
+    const [site, device, ...more] = typeof topic === "string" ? topic.split("/") : [];
+    if (!site || !device || more.length > 0) throw invalid('msg.topic must be "<site>/<device>" when msg.reading is missing');
+    return { site, device, class: "generic", seq: 0, quality: "good" };
+}
+
+function invalid(what: string): WattError {
+    return new WattError("READING_INVALID", `Not a reading: ${what}.`);
+}
