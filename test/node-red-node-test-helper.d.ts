@@ -1,0 +1,25 @@
+/** The part of node-red-node-test-helper (no types of its own) that our tests use. */
+declare module "node-red-node-test-helper" {
+    import type { Node, NodeAPI } from "node-red";
+
+    type Factory = (RED: NodeAPI) => void | Promise<void>;
+
+    interface TestHelper {
+        init(runtimePath: string, settings?: object): void;
+        settings(settings: object): object;
+        load(nodes: Factory | Factory[], flow: object[], credentials?: Record<string, object>): Promise<void>;
+        setFlows(flow: object[], type?: "full" | "flows" | "nodes", credentials?: Record<string, object>): Promise<void>;
+        clearFlows(): Promise<void>;
+        unload(): Promise<void>;
+        getNode<N extends Node = Node>(id: string): N;
+        startServer(): Promise<void>;
+        stopServer(): Promise<void>;
+        /** Base URL of the started server: admin routes only, `RED.httpNode` is not served. */
+        url(): string;
+        /** A sinon spy on Node-RED's log. */
+        log(): { args: [{ level: number; msg: unknown; type?: string; id?: string }][] };
+    }
+
+    const helper: TestHelper;
+    export default helper;
+}
