@@ -1,0 +1,11 @@
+/**
+ * How a simulated SunSpec device says so in its common model: manufacturer (Mn) and options (Opt). A reader that finds both
+ * sets `reading.simulated`, so that invented energy never reaches a claim.
+ */
+export const SIMULATED_MANUFACTURER = "WattLedger";
+export const SIMULATED_OPTIONS = "SIMULATED";
+
+/** True for a device that declares itself simulated by `Mn` and `Opt` of its common model. */
+export function isSimulatedDevice(manufacturer: unknown, options: unknown): boolean {
+    return manufacturer === SIMULATED_MANUFACTURER && options === SIMULATED_OPTIONS;
+}
