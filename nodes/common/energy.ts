@@ -1,0 +1,233 @@
+import { EARLIEST_TRUSTED_MS } from "./clock.js";
+
+const HOUR_MS = 3_600_000;
+
+/** Above any plant: bounds a counter's step where no rated power is known, so that a misread word is still caught. */
+const ANY_PLANT_W = 1e9;
+
+/** What a counter shows can be this late: some devices renew it once an hour only. */
+const COUNTER_LAG_MS = HOUR_MS;
+
+/** A counter that stays a little below its old value this long was corrected, it is not a rounding. */
+const DIP_PATIENCE_MS = 24 * HOUR_MS;
+
+/** A return to the old value within this time shows that a reset was a misread. */
+const UNDO_MS = HOUR_MS;
+
+/** After this many samples that follow from each other, a value far off the old one is the counter's new one. */
+const SAMPLES_TO_BELIEVE = 3;
+
+export interface CounterSample {
+    /** What the device's counter shows, in Wh. */
+    wh: number;
+    /** Where it starts again at 0, in Wh: 2¹⁶, 2³² or 2⁶⁴ times its scale; absent for a float. */
+    modulusWh?: number;
+    /** Monotonic ms. */
+    at: number;
+    /** Identity of the device that counts. */
+    serial?: string;
+    /** Highest power that can flow, in W. */
+    ratedW?: number;
+}
+
+/**
+ * `rollover` the counter passed its end · `reset` it started again or was corrected · `swap` another device counts now ·
+ * `refused` the value cannot follow from the last one.
+ */
+export type CounterEvent = "rollover" | "reset" | "swap" | "refused";
+
+/** What must survive a restart; plain JSON. */
+export interface CounterState {
+    totalWh: number;
+    lastWh: number;
+    serial: string;
+    /** Wall time of the last good sample, ms UTC. */
+    wall: number;
+}
+
+interface Fix {
+    wh: number;
+    at: number;
+    totalWh: number;
+}
+
+/**
+ * Turns a device's energy counter into one that never goes back. It starts at what the device shows, so that both agree
+ * until the device's own counter breaks.
+ *
+ * A decrease of less than 10 % is ignored, a larger one is a reset to 0 (the rule of Home Assistant's statistics), unless
+ * the counter's end was near. A step of more than the rated power can make is refused, and begins a new count when later
+ * samples confirm it. Only a reset that turns out to have been a misread takes back what it added.
+ */
+export class EnergyCounter {
+    private good: Fix | undefined;
+    private serial = "";
+    /** The fix before a reset: where a misread returns to. */
+    private beforeReset: Fix | undefined;
+    private dipSince: number | undefined;
+    private doubtful: { wh: number; at: number; count: number } | undefined;
+
+    /** @returns the total in Wh, undefined while the sample is refused; `event` where something other than growth happened. */
+    add(sample: CounterSample): { totalWh: number | undefined; event?: CounterEvent } {
+        const { wh, serial = "" } = sample;
+        if (!Number.isFinite(wh) || wh < 0) return { totalWh: undefined, event: "refused" };
+        const { good } = this;
+        if (!good) {
+            this.serial = serial;
+            return this.accept(sample, wh);
+        }
+        if (serial !== "" && this.serial !== "" && serial !== this.serial) {
+            this.serial = serial;
+            this.beforeReset = undefined;
+            return this.accept(sample, good.totalWh, "swap");
+        }
+        this.serial ||= serial;
+        return wh < good.wh ? this.decrease(sample, good) : this.increase(sample, good);
+    }
+
+    private increase(sample: CounterSample, good: Fix) {
+        const { wh, at } = sample;
+        const before = this.beforeReset;
+        if (before && at - before.at < UNDO_MS && wh >= before.wh && wh - before.wh <= mostWh(sample, before.at)) {
+            this.beforeReset = undefined;
+            return this.accept(sample, before.totalWh + wh - before.wh);
+        }
+        if (wh - good.wh <= mostWh(sample, good.at)) return this.accept(sample, good.totalWh + wh - good.wh);
+        return this.doubt(sample, good);
+    }
+
+    private doubt(sample: CounterSample, good: Fix) {
+        const { wh, at } = sample;
+        const last = this.doubtful;
+        const follows = last !== undefined && wh >= last.wh && wh - last.wh <= mostWh(sample, last.at);
+        this.doubtful = { wh, at, count: follows ? last.count + 1 : 1 };
+        if (this.doubtful.count < SAMPLES_TO_BELIEVE) return { totalWh: undefined, event: "refused" as const };
+        return this.accept(sample, good.totalWh, "reset");
+    }
+
+    private decrease(sample: CounterSample, good: Fix) {
+        const { wh, at, modulusWh } = sample;
+        if (modulusWh !== undefined) {
+            const wrapped = wh + modulusWh - good.wh;
+            if (wrapped >= 0 && wrapped <= Math.min(modulusWh / 10, mostWh(sample, good.at))) {
+                return this.accept(sample, good.totalWh + wrapped, "rollover");
+            }
+        }
+        if (wh >= 0.9 * good.wh) {
+            this.doubtful = undefined;
+            this.dipSince ??= at;
+            if (at - this.dipSince < DIP_PATIENCE_MS) return { totalWh: good.totalWh };
+            return this.accept(sample, good.totalWh, "reset");
+        }
+        if (wh > mostWh(sample, good.at)) return this.doubt(sample, good);
+        this.beforeReset = { ...good, at };
+        return this.accept(sample, good.totalWh + wh, "reset");
+    }
+
+    private accept(sample: CounterSample, totalWh: number, event?: CounterEvent) {
+        this.good = { wh: sample.wh, at: sample.at, totalWh };
+        this.dipSince = undefined;
+        this.doubtful = undefined;
+        return event ? { totalWh, event } : { totalWh };
+    }
+
+    /** @param wallOf Wall time in ms UTC of a monotonic instant. */
+    state(wallOf: (at: number) => number): CounterState | undefined {
+        const { good, serial } = this;
+        return good && { totalWh: good.totalWh, lastWh: good.wh, serial, wall: wallOf(good.at) };
+    }
+
+    /** Goes on from a stored state; `wall` and `at` are the same instant, now. */
+    static restore(state: CounterState, wall: number, at: number): EnergyCounter {
+        const counter = new EnergyCounter();
+        // A clock that was not set then or is not now says nothing about the time between: any step is possible.
+        const known = Math.min(wall, state.wall) >= EARLIEST_TRUSTED_MS && wall >= state.wall;
+        counter.good = { wh: state.lastWh, totalWh: state.totalWh, at: known ? at - (wall - state.wall) : -Infinity };
+        counter.serial = state.serial;
+        return counter;
+    }
+}
+
+/** The most that can have been counted since `since`, with a fifth to spare for overload and clock error. */
+function mostWh(sample: CounterSample, since: number): number {
+    return (1.2 * (sample.ratedW || ANY_PLANT_W) * (sample.at - since + COUNTER_LAG_MS)) / HOUR_MS;
+}
+
+export interface PowerSample {
+    /** Power in W. */
+    w: number;
+    /** ms, of any one clock. */
+    at: number;
+}
+
+/** How power is taken to run between two samples: as at the first, as at the second, or in a straight line. */
+export type Rule = "left" | "right" | "trapezoid";
+
+/**
+ * Energy in Wh from `start` to `end` (ms) of sorted power samples, undefined unless samples no further apart than
+ * `maxGapMs` cover all of it: a gap is not bridged. Without `maxGapMs` the median step, and half of it to spare, decides.
+ */
+export function energyIn(
+    samples: readonly PowerSample[],
+    start: number,
+    end: number,
+    { rule = "trapezoid", maxGapMs = inferGapMs(samples) }: { rule?: Rule; maxGapMs?: number } = {},
+): number | undefined {
+    let sum = 0;
+    let covered = 0;
+    for (const [i, b] of samples.entries()) {
+        const a = samples[i - 1];
+        if (!a || b.at - a.at > maxGapMs) continue;
+        const from = Math.max(a.at, start);
+        const to = Math.min(b.at, end);
+        if (to <= from) continue;
+        sum += (meanW(a, b, from, to, rule) * (to - from)) / HOUR_MS;
+        covered += to - from;
+    }
+    return covered === end - start ? sum : undefined;
+}
+
+function meanW(a: PowerSample, b: PowerSample, from: number, to: number, rule: Rule): number {
+    if (rule !== "trapezoid") return rule === "left" ? a.w : b.w;
+    return a.w + ((b.w - a.w) * ((from + to) / 2 - a.at)) / (b.at - a.at);
+}
+
+function inferGapMs(samples: readonly PowerSample[]): number {
+    const steps = samples.slice(1).map((sample, i) => sample.at - samples[i]!.at).toSorted((x, y) => x - y);
+    return 1.5 * (steps[Math.floor(steps.length / 2)] ?? 0);
+}
+
+/** What must survive a restart; plain JSON. */
+export interface IntegratorState {
+    positiveWh: number;
+    negativeWh: number;
+}
+
+/** Energy from power where a device has no counter: an estimate, one total for each direction, both growing only. */
+export class EnergyIntegrator {
+    private last: PowerSample | undefined;
+    /** Time in ms that was too long between samples to be bridged. */
+    missingMs = 0;
+
+    constructor(readonly state: IntegratorState = { positiveWh: 0, negativeWh: 0 }) {}
+
+    /** Adds the energy since the last sample as a straight line; nothing when that was more than `maxGapMs` ago. */
+    add(sample: PowerSample, maxGapMs: number): void {
+        const a = this.last;
+        this.last = sample;
+        if (!a || sample.at <= a.at) return;
+        const ms = sample.at - a.at;
+        if (ms > maxGapMs) {
+            this.missingMs += ms;
+            return;
+        }
+        const zero = a.w * sample.w < 0 ? a.w / (a.w - sample.w) : 1;
+        this.count((a.w / 2) * zero * ms + (zero === 1 ? (sample.w / 2) * ms : 0));
+        if (zero < 1) this.count((sample.w / 2) * (1 - zero) * ms);
+    }
+
+    private count(wMs: number): void {
+        if (wMs > 0) this.state.positiveWh += wMs / HOUR_MS;
+        else this.state.negativeWh -= wMs / HOUR_MS;
+    }
+}
