@@ -11,11 +11,15 @@ export interface ReadRequest {
     address: number;
     /** Registers 1..125, or bits 1..2000 (V1.1b3 §6.1-6.4). */
     quantity: number;
+    /** Sent although the unit is being left alone after failures: for discovery, and for a person who asks. */
+    probe?: boolean;
     signal?: AbortSignal;
 }
 
 /** What a poller or a discovery needs of a link: reads, one at a time, in the order asked. */
 export interface ModbusReader {
+    /** Most registers that one read may ask for; 125 where it is not told. */
+    readonly maxRegisters?: number;
     /**
      * The data bytes of the answer, exactly `2 * quantity` for registers (big-endian words) or `ceil(quantity / 8)` for bits.
      * Always settles, at the latest at the link's own deadline.
@@ -27,7 +31,8 @@ export interface ModbusReader {
 /**
  * `MODBUS_TIMEOUT` no answer in time · `MODBUS_EXCEPTION` the device answered with an exception · `MODBUS_FRAME` the answer
  * breaks the protocol · `MODBUS_CLOSED` the connection was lost or never made · `MODBUS_BACKOFF` the unit is left alone for
- * now after failures, nothing was sent · `MODBUS_REQUEST` the request itself is impossible · `MODBUS_ABORTED` given up by the caller.
+ * now after failures, nothing was sent · `MODBUS_OVERLOAD` the link has more to do than it can, nothing was sent ·
+ * `MODBUS_REQUEST` the request itself is impossible · `MODBUS_ABORTED` given up by the caller.
  */
 export type ModbusErrorCode =
     | "MODBUS_TIMEOUT"
@@ -35,6 +40,7 @@ export type ModbusErrorCode =
     | "MODBUS_FRAME"
     | "MODBUS_CLOSED"
     | "MODBUS_BACKOFF"
+    | "MODBUS_OVERLOAD"
     | "MODBUS_REQUEST"
     | "MODBUS_ABORTED";
 
@@ -48,4 +54,39 @@ export class ModbusError extends WattError {
         super(code, message, options);
         this.exception = options?.exception;
     }
+}
+
+export interface ExchangeOptions {
+    /** Longest wait for the answer, ms. */
+    timeoutMs: number;
+    /** False takes the answer of a gateway that puts another unit identifier on it. */
+    checkUnit: boolean;
+}
+
+/** One connection, used once: how requests travel. When they travel is the link's to say. */
+export interface Transport {
+    /** Connects; settles within `timeoutMs`. @throws ModbusError MODBUS_CLOSED that says why not. */
+    open(timeoutMs: number): Promise<void>;
+    /**
+     * Sends a request and resolves with its data bytes. One at a time: the caller waits until the last one has settled.
+     * @throws ModbusError MODBUS_EXCEPTION and MODBUS_TIMEOUT leave the connection usable; after MODBUS_FRAME and
+     * MODBUS_CLOSED it is gone, and the loss is also reported on its own.
+     */
+    exchange(request: ReadRequest, options: ExchangeOptions): Promise<Buffer>;
+    /** Ends at once: what is pending rejects with MODBUS_CLOSED. Resolves when the peer can take the next connection. */
+    close(): Promise<void>;
+}
+
+/** Turns requests into the bytes of one connection, and its bytes into answers. Holds what is left over between two chunks. */
+export interface Framing {
+    /** The bytes to send. From now on its answer is looked for. */
+    encode(request: ReadRequest, checkUnit: boolean): Buffer;
+    /**
+     * Takes bytes in whatever pieces they come.
+     * @returns The data bytes of the awaited answer, the device's refusal (MODBUS_EXCEPTION), or undefined: not there yet.
+     * @throws ModbusError MODBUS_FRAME when the protocol is broken: nothing that follows can be trusted.
+     */
+    receive(chunk: Buffer): Buffer | ModbusError | undefined;
+    /** The answer is no longer awaited: it is dropped if it still comes. */
+    abandon(): void;
 }

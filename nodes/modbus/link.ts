@@ -1,0 +1,469 @@
+import { Backoff } from "../common/backoff.js";
+import { type Clock, systemClock } from "../common/clock.js";
+import { toError } from "../common/errors.js";
+import type { StatusKind } from "../common/status.js";
+import { describe, impossible } from "./pdu.js";
+import { type ExchangeOptions, ModbusError, type ModbusReader, type ReadRequest, type Transport } from "./transport.js";
+
+/** How one user of a link wants it used; pauses of several users are not mixed, the longest holds for all. */
+export interface LinkSettings extends ExchangeOptions {
+    /** Silence between an answer and the next request, ms. */
+    gapMs: number;
+    /** Wait between connecting and the first request, ms. */
+    connectPauseMs: number;
+    /** Most registers of one read. */
+    maxRegisters: number;
+    /** Disconnects after this long without a request, ms; 0 never does. */
+    idleCloseMs: number;
+}
+
+/**
+ * `idle` not connected because nobody asks · `connecting` · `up` a new connection, nothing was sent on it yet · `down` no
+ * connection, tried again by itself.
+ */
+export type LinkStateName = "idle" | "connecting" | "up" | "down";
+
+export interface LinkState {
+    name: LinkStateName;
+    /** Ready for a node's status. */
+    kind: StatusKind;
+    text: string;
+    /** Why it is down. */
+    error?: ModbusError;
+}
+
+/** What a user of a link may want to hear. Called from the link's own events: must be quick and must not throw. */
+export interface LinkListener {
+    /** Every change. After each `up`, nothing that was learned of a device before is certain: walk it again. */
+    onState?(state: LinkState): void;
+    /** Once an outage: the connection was lost or could not be made. */
+    onLost?(error: ModbusError): void;
+    /** Once an outage: a device answers again. */
+    onBack?(): void;
+}
+
+export interface LinkOptions {
+    /** A new connection; `onLost` is told when it ends by itself. */
+    createTransport: (onLost: (error: ModbusError) => void) => Transport;
+    clock?: Clock;
+    random?: () => number;
+    /** Longest wait for a connection, ms. */
+    connectTimeoutMs?: number;
+    /** Longest wait of a read for its turn, ms, beside the pause after connecting. */
+    maxWaitMs?: number;
+    /** Most reads that wait for their turn. */
+    maxQueue?: number;
+    /** The last user left and the connection is closed. */
+    onUnused?: () => void;
+}
+
+/** A unit is left alone for this long times its failures (OpenEMS does the same), at most MAX_BACKOFF_MS. */
+const BACKOFF_STEP_MS = 2_000;
+const MAX_BACKOFF_MS = 300_000;
+
+/** So many timeouts in a row, while no unit answers, mean that the connection is dead though it looks open (a pulled cable). */
+const DEAD_AFTER_TIMEOUTS = 3;
+/** A unit that answered within this time, and not failed since, speaks against a dead connection, ms. */
+const GOOD_STANDING_MS = 120_000;
+
+/** Gateway path unavailable, gateway target failed to respond (V1.1b3 §7): the unit is off, the link is not. */
+const UNIT_OFFLINE = new Set([0x0a, 0x0b]);
+
+interface Job {
+    request: ReadRequest;
+    settings: LinkSettings;
+    /** On the monotonic clock: nothing is sent after it. */
+    expires: number;
+    resolve: (data: Buffer) => void;
+    reject: (error: ModbusError) => void;
+    onAbort: (() => void) | undefined;
+}
+
+class Unit {
+    queue: Job[] = [];
+    /** Reads waiting or on the wire. */
+    busy = 0;
+    /** Failures since the last answer. */
+    failures = 0;
+    /** When the next probe may go out. */
+    retryAt = 0;
+    answeredAt = -Infinity;
+    /** It broke the protocol: a new connection is no reason to ask it again earlier. */
+    broken = false;
+}
+
+/**
+ * The one connection to an endpoint, shared by all its users: one request on the wire, units in turn, first come first served
+ * within a unit. Connected while it has users; lost connections are made again with a jittered backoff. Every read settles.
+ */
+export class ModbusLink {
+    private readonly clock: Clock;
+    private readonly backoff: Backoff;
+    private readonly members = new Set<LinkMember>();
+    private readonly units = new Map<number, Unit>();
+    /** Units with waiting reads, next in turn first. */
+    private readonly turns: Unit[] = [];
+    private waiting = 0;
+    private inFlight: Job | undefined;
+    private transport: Transport | undefined;
+    private lastClose: Promise<void> = Promise.resolve();
+    private current: LinkState = IDLE;
+    private freeAt = 0;
+    private timeouts = 0;
+    /** A device answered on this connection. */
+    private proven = false;
+    private cancelPump: (() => void) | undefined;
+    private cancelSweep: (() => void) | undefined;
+    private cancelRetry: (() => void) | undefined;
+    private cancelIdle: (() => void) | undefined;
+
+    constructor(private readonly options: LinkOptions) {
+        this.clock = options.clock ?? systemClock;
+        this.backoff = new Backoff({ base: 1_000, cap: 60_000, ...(options.random && { random: options.random }) });
+    }
+
+    get state(): LinkState {
+        return this.current;
+    }
+
+    /** Adds a user. The first one connects; one that comes during an outage has it tried at once. */
+    join(settings: LinkSettings, listener: LinkListener = {}): LinkMember {
+        const member = new LinkMember(this, settings, listener);
+        this.members.add(member);
+        this.connect();
+        return member;
+    }
+
+    /** Removes a user; the last one ends the connection. Resolves when that is done. */
+    async leave(member: LinkMember): Promise<void> {
+        this.members.delete(member);
+        if (this.members.size > 0) return;
+        this.rejectWaiting(new ModbusError("MODBUS_CLOSED", "The Modbus link is closing."));
+        this.disconnect();
+        this.show(IDLE);
+        await this.lastClose;
+        if (this.members.size === 0) this.options.onUnused?.();
+    }
+
+    read(request: ReadRequest, member: LinkMember): Promise<Buffer> {
+        const { settings } = member;
+        const refusal = this.refuse(request, member);
+        if (refusal) return Promise.reject(refusal);
+        return new Promise((resolve, reject) => {
+            const { maxWaitMs = 10_000 } = this.options;
+            const expires = this.clock.monotonic() + maxWaitMs + this.longest("connectPauseMs");
+            const job: Job = { request, settings, expires, resolve, reject, onAbort: undefined };
+            if (request.signal) {
+                job.onAbort = () => this.abort(job);
+                request.signal.addEventListener("abort", job.onAbort);
+            }
+            this.enqueue(job);
+        });
+    }
+
+    private refuse(request: ReadRequest, member: LinkMember): ModbusError | undefined {
+        const fault = impossible(request, member.maxRegisters);
+        if (fault) return fault;
+        if (request.signal?.aborted) return aborted(request);
+        if (!this.members.has(member)) return new ModbusError("MODBUS_CLOSED", "The Modbus link is closed.");
+        if (this.current.name === "down") return this.current.error;
+        const unit = this.units.get(request.unit);
+        if (unit && unit.failures > 0 && !request.probe) {
+            const wait = unit.retryAt - this.clock.monotonic();
+            if (wait > 0 || unit.busy > 0) return this.leftAlone(request.unit, wait);
+        }
+        const { maxQueue = 1_000 } = this.options;
+        return this.waiting < maxQueue ? undefined : overload(`${maxQueue} reads are waiting`);
+    }
+
+    private leftAlone(unit: number, waitMs: number): ModbusError {
+        const next = waitMs > 0 ? `in ${Math.ceil(waitMs / 1000)} s` : "now";
+        return new ModbusError("MODBUS_BACKOFF", `Unit ${unit} did not answer and is left alone; next try ${next}.`);
+    }
+
+    private enqueue(job: Job): void {
+        let unit = this.units.get(job.request.unit);
+        if (!unit) this.units.set(job.request.unit, (unit = new Unit()));
+        if (unit.queue.push(job) === 1) this.turns.push(unit);
+        unit.busy++;
+        this.waiting++;
+        if (this.current.name === "idle") this.connect();
+        this.pump();
+        if (this.waiting > 0) this.cancelSweep ??= this.clock.after(job.expires - this.clock.monotonic(), () => this.sweep());
+    }
+
+    /** Sends the next read when the wire is free and the pause is over. */
+    private pump(): void {
+        const { transport } = this;
+        if (this.current.name !== "up" || !transport || this.inFlight || this.cancelPump) return;
+        this.cancelIdle?.();
+        const unit = this.turns[0];
+        if (!unit) {
+            this.rest();
+            return;
+        }
+        const pause = this.freeAt - this.clock.monotonic();
+        if (pause > 0) {
+            this.cancelPump = this.clock.after(pause, () => {
+                this.cancelPump = undefined;
+                this.pump();
+            });
+            return;
+        }
+        this.turns.shift();
+        const job = unit.queue.shift() as Job;
+        if (unit.queue.length > 0) this.turns.push(unit);
+        this.waiting--;
+        this.inFlight = job;
+        transport.exchange(job.request, job.settings).then(
+            (data) => this.finish(job, unit, data),
+            (error: unknown) => this.finish(job, unit, asModbusError(error)),
+        );
+    }
+
+    /** Nothing to do: no sweep is needed, and the connection may be given back. */
+    private rest(): void {
+        this.cancelSweep?.();
+        this.cancelSweep = undefined;
+        const idleMs = this.idleCloseMs();
+        if (idleMs === 0) return;
+        this.cancelIdle = this.clock.after(idleMs, () => {
+            this.disconnect();
+            this.show(IDLE);
+        });
+    }
+
+    private finish(job: Job, unit: Unit, outcome: Buffer | ModbusError): void {
+        this.inFlight = undefined;
+        const now = this.clock.monotonic();
+        this.freeAt = now + this.longest("gapMs");
+        unit.busy--;
+        if (outcome instanceof ModbusError) {
+            if (outcome.code === "MODBUS_EXCEPTION") this.answered(unit, now);
+            const offline = outcome.exception !== undefined && UNIT_OFFLINE.has(outcome.exception);
+            if (offline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, outcome, now);
+            this.settle(job, outcome);
+            // A discovery asks many silent units in a row.
+            if (outcome.code === "MODBUS_TIMEOUT" && !job.request.probe) this.timedOut(outcome, now);
+        } else {
+            this.answered(unit, now);
+            this.settle(job, outcome);
+        }
+        this.pump();
+    }
+
+    /** Any answer, a refusal too, proves the connection and the unit. */
+    private answered(unit: Unit, now: number): void {
+        unit.answeredAt = now;
+        unit.failures = 0;
+        unit.broken = false;
+        this.timeouts = 0;
+        if (this.proven) return;
+        this.proven = true;
+        this.backoff.reset();
+        for (const member of this.members) member.tellBack();
+    }
+
+    private failed(unit: Unit, job: Job, error: ModbusError, now: number): void {
+        unit.failures++;
+        unit.broken = error.code === "MODBUS_FRAME";
+        const wait = Math.min(MAX_BACKOFF_MS, BACKOFF_STEP_MS * unit.failures);
+        unit.retryAt = now + wait;
+        for (const other of unit.queue.filter((waiting) => !waiting.request.probe)) {
+            this.withdraw(other);
+            this.settle(other, this.leftAlone(job.request.unit, wait));
+        }
+    }
+
+    private timedOut(error: ModbusError, now: number): void {
+        this.timeouts++;
+        if (this.timeouts < DEAD_AFTER_TIMEOUTS) return;
+        for (const unit of this.units.values()) {
+            if (unit.failures === 0 && now - unit.answeredAt < GOOD_STANDING_MS) return;
+        }
+        this.lose(new ModbusError("MODBUS_CLOSED", "No unit answers any more: connecting again.", { cause: error }));
+    }
+
+    private connect(): void {
+        if (this.transport) return;
+        this.cancelRetry?.();
+        const transport = this.options.createTransport((error) => this.ended(transport, error));
+        this.transport = transport;
+        this.show(CONNECTING);
+        this.open(transport).catch((error: unknown) => {
+            if (transport === this.transport) this.lose(asModbusError(error));
+        });
+    }
+
+    private async open(transport: Transport): Promise<void> {
+        // Devices that take one client refuse the new connection while the old one lasts.
+        await this.lastClose;
+        if (transport !== this.transport) return;
+        await transport.open(this.options.connectTimeoutMs ?? 5_000);
+        const pause = this.longest("connectPauseMs");
+        if (pause > 0) await this.clock.sleep(pause);
+        if (transport !== this.transport) return;
+        this.timeouts = 0;
+        for (const unit of this.units.values()) if (!unit.broken) unit.retryAt = 0;
+        this.show(UP);
+        this.pump();
+    }
+
+    /** The connection ended by itself. Many devices end an idle one; that is no outage, the next read connects again. */
+    private ended(transport: Transport, error: ModbusError): void {
+        if (transport !== this.transport) return;
+        const harmless = this.proven && !this.inFlight && this.waiting === 0 && error.code === "MODBUS_CLOSED";
+        if (!harmless) {
+            this.lose(error);
+            return;
+        }
+        this.disconnect();
+        this.show(IDLE);
+    }
+
+    private lose(error: ModbusError): void {
+        this.disconnect();
+        const closed = error.code === "MODBUS_CLOSED" ? error : new ModbusError("MODBUS_CLOSED", `Connection given up: ${error.message}`, { cause: error });
+        this.rejectWaiting(closed);
+        this.cancelRetry = this.clock.after(this.backoff.next(), () => this.connect());
+        this.show({ name: "down", kind: "error", text: "no connection", error: closed });
+        for (const member of this.members) member.tellLost(closed);
+    }
+
+    private disconnect(): void {
+        this.cancelRetry?.();
+        this.cancelIdle?.();
+        this.cancelPump?.();
+        this.cancelPump = undefined;
+        this.proven = false;
+        const { transport } = this;
+        this.transport = undefined;
+        if (transport) this.lastClose = transport.close();
+    }
+
+    /** Rejects what waited too long; a read on the wire has its own deadline. */
+    private sweep(): void {
+        this.cancelSweep = undefined;
+        const now = this.clock.monotonic();
+        let next = Infinity;
+        for (const job of this.turns.flatMap((unit) => unit.queue)) {
+            if (job.expires <= now) {
+                this.withdraw(job);
+                this.settle(job, overload("its turn did not come in time"));
+            } else {
+                next = Math.min(next, job.expires);
+            }
+        }
+        if (next < Infinity) this.cancelSweep = this.clock.after(next - now, () => this.sweep());
+    }
+
+    private rejectWaiting(error: ModbusError): void {
+        this.cancelSweep?.();
+        this.cancelSweep = undefined;
+        for (const job of this.turns.flatMap((unit) => unit.queue)) {
+            this.withdraw(job);
+            this.settle(job, error);
+        }
+    }
+
+    /** The caller hears at once; a request on the wire still occupies it until it is answered or timed out. */
+    private abort(job: Job): void {
+        if (job !== this.inFlight) this.withdraw(job);
+        this.settle(job, aborted(job.request));
+    }
+
+    /** Takes a waiting read out of its queue. */
+    private withdraw(job: Job): void {
+        const unit = this.units.get(job.request.unit) as Unit;
+        unit.queue.splice(unit.queue.indexOf(job), 1);
+        if (unit.queue.length === 0) this.turns.splice(this.turns.indexOf(unit), 1);
+        unit.busy--;
+        this.waiting--;
+    }
+
+    private settle(job: Job, outcome: Buffer | ModbusError): void {
+        if (job.onAbort) job.request.signal?.removeEventListener("abort", job.onAbort);
+        if (outcome instanceof ModbusError) job.reject(outcome);
+        else job.resolve(outcome);
+    }
+
+    private longest(key: "gapMs" | "connectPauseMs"): number {
+        let longest = 0;
+        for (const member of this.members) longest = Math.max(longest, member.settings[key]);
+        return longest;
+    }
+
+    /** 0, to stay connected, if any user wants that. */
+    private idleCloseMs(): number {
+        let longest = 0;
+        for (const { settings } of this.members) {
+            if (settings.idleCloseMs === 0) return 0;
+            longest = Math.max(longest, settings.idleCloseMs);
+        }
+        return longest;
+    }
+
+    private show(state: LinkState): void {
+        this.current = state;
+        for (const member of this.members) member.tell(state);
+    }
+}
+
+const IDLE: LinkState = { name: "idle", kind: "idle", text: "not connected" };
+const CONNECTING: LinkState = { name: "connecting", kind: "busy", text: "connecting" };
+const UP: LinkState = { name: "up", kind: "ok", text: "connected" };
+
+/** One user's place at a link. */
+export class LinkMember implements ModbusReader {
+    private toldLost = false;
+
+    constructor(
+        private readonly link: ModbusLink,
+        readonly settings: LinkSettings,
+        private readonly listener: LinkListener,
+    ) {}
+
+    get maxRegisters(): number {
+        return this.settings.maxRegisters;
+    }
+
+    get state(): LinkState {
+        return this.link.state;
+    }
+
+    read(request: ReadRequest): Promise<Buffer> {
+        return this.link.read(request, this);
+    }
+
+    leave(): Promise<void> {
+        return this.link.leave(this);
+    }
+
+    tell(state: LinkState): void {
+        this.listener.onState?.(state);
+    }
+
+    tellLost(error: ModbusError): void {
+        if (this.toldLost) return;
+        this.toldLost = true;
+        this.listener.onLost?.(error);
+    }
+
+    tellBack(): void {
+        if (!this.toldLost) return;
+        this.toldLost = false;
+        this.listener.onBack?.();
+    }
+}
+
+function aborted(request: ReadRequest): ModbusError {
+    return new ModbusError("MODBUS_ABORTED", `The read of unit ${request.unit}, ${describe(request)}, was given up.`);
+}
+
+function overload(why: string): ModbusError {
+    return new ModbusError("MODBUS_OVERLOAD", `The Modbus link has more to do than it can: ${why}. Poll less often or less at a time.`);
+}
+
+function asModbusError(error: unknown): ModbusError {
+    return error instanceof ModbusError ? error : new ModbusError("MODBUS_CLOSED", toError(error).message, { cause: error });
+}
