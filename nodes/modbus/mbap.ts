@@ -55,8 +55,9 @@ export class MbapFraming implements Framing {
         return answer;
     }
 
-    abandon(): void {
+    abandon(): ModbusError | undefined {
         this.awaited = undefined;
+        return this.rest.length === 0 ? undefined : broken(`it stopped after ${this.rest.length} bytes`);
     }
 
     private take(data: Buffer, at: number, end: number): Buffer | ModbusError | undefined {

@@ -65,10 +65,9 @@ export class TcpTransport implements Transport {
     exchange(request: ReadRequest, { timeoutMs, checkUnit }: ExchangeOptions): Promise<Buffer> {
         const { framing } = this.options;
         const late = () => {
-            framing.abandon();
-            this.settle()?.reject(
-                new ModbusError("MODBUS_TIMEOUT", `Unit ${request.unit} did not answer ${describe(request)} within ${timeoutMs} ms.`),
-            );
+            const broken = framing.abandon();
+            if (broken) this.end(broken);
+            else this.settle()?.reject(timedOut(request, timeoutMs));
         };
         return this.wait(timeoutMs, late, () => {
             this.socket.write(framing.encode(request, checkUnit));
@@ -127,6 +126,10 @@ export class TcpTransport implements Transport {
         const what = this.state === "open" ? "Lost the connection to" : "No connection to";
         return new ModbusError("MODBUS_CLOSED", `${what} ${host}:${port}: ${HINTS[why] ?? why}.`, { cause });
     }
+}
+
+function timedOut(request: ReadRequest, timeoutMs: number): ModbusError {
+    return new ModbusError("MODBUS_TIMEOUT", `Unit ${request.unit} did not answer ${describe(request)} within ${timeoutMs} ms.`);
 }
 
 const HINTS: Record<string, string> = {

@@ -87,6 +87,9 @@ export interface Framing {
      * @throws ModbusError MODBUS_FRAME when the protocol is broken: nothing that follows can be trusted.
      */
     receive(chunk: Buffer): Buffer | ModbusError | undefined;
-    /** The answer is no longer awaited: it is dropped if it still comes. */
-    abandon(): void;
+    /**
+     * The answer is no longer awaited: it is dropped if it still comes.
+     * @returns MODBUS_FRAME when a frame has begun and not ended: where the next one begins is then uncertain.
+     */
+    abandon(): ModbusError | undefined;
 }
