@@ -1,4 +1,4 @@
-import { DateTime } from "luxon";
+import { DateTime, IANAZone } from "luxon";
 import { setTimeout as sleepFor } from "node:timers/promises";
 
 /** Time as every part of WattLedger sees it; tests inject their own. */
@@ -7,20 +7,23 @@ export interface Clock {
     now(): number;
     /** Never jumps, for durations: ms since an arbitrary instant. */
     monotonic(): number;
-    /** Resolves after `ms`; rejects with the signal's reason when aborted. A waiting sleep does not keep the process alive. */
+    /** Resolves after `ms`, 24 days at most; rejects with an AbortError when aborted. A waiting sleep does not keep the process alive. */
     sleep(ms: number, signal?: AbortSignal): Promise<void>;
-    /** Calls `task` once after `ms`; the returned function cancels. The task must not be async: start promises through a Lifecycle. */
+    /** Calls `task` once after `ms`, 24 days at most; the returned function cancels. The task must not be async: start promises through a Lifecycle. */
     after(ms: number, task: () => void): () => void;
 }
+
+/** A longer timer would fire at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export const systemClock: Clock = {
     now: () => Date.now(),
     monotonic: () => performance.now(),
     sleep: async (ms, signal) => {
-        await sleepFor(ms, undefined, { ref: false, ...(signal && { signal }) });
+        await sleepFor(Math.min(ms, LONGEST_TIMER_MS), undefined, { ref: false, ...(signal && { signal }) });
     },
     after: (ms, task) => {
-        const timer = setTimeout(task, ms);
+        const timer = setTimeout(task, Math.min(ms, LONGEST_TIMER_MS));
         return () => clearTimeout(timer);
     },
 };
@@ -35,11 +38,17 @@ export function isClockSet(nowMs: number): boolean {
 
 /** Half-open window [start, end) in ms UTC of the local calendar day that holds `ms`; 23 h and 25 h days included. */
 export function localDay(ms: number, zone: string): { start: number; end: number } {
-    const start = DateTime.fromMillis(ms, { zone }).startOf("day");
-    return { start: start.toMillis(), end: start.plus({ days: 1 }).startOf("day").toMillis() };
+    const start = startOfDay(DateTime.fromMillis(ms, { zone }));
+    return { start: start.toMillis(), end: startOfDay(start.plus({ days: 1 })).toMillis() };
+}
+
+/** Where a clock goes back at midnight, 00:00 comes twice: the day starts at the first. */
+function startOfDay(time: DateTime): DateTime {
+    const midnight = time.startOf("day");
+    return midnight.getPossibleOffsets()[0] ?? midnight;
 }
 
 /** True for an IANA zone name that this runtime knows. */
 export function isTimeZone(zone: string): boolean {
-    return DateTime.local({ zone }).isValid;
+    return IANAZone.isValidZone(zone);
 }

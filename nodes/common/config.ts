@@ -11,22 +11,31 @@ function blankToUndefined(value: unknown): unknown {
 /** A number from a dialog: text from `${ENV}` included, blank gives the default. */
 export function numberField(options: { min: number; max: number; default: number; integer?: boolean }) {
     const message = `must be ${options.integer ? "a whole number" : "a number"} from ${options.min} to ${options.max}`;
-    let schema = z.coerce.number({ error: message }).min(options.min, message).max(options.max, message);
+    let schema = z.number({ error: message }).min(options.min, message).max(options.max, message);
     if (options.integer) schema = schema.int(message);
-    return z.preprocess(blankToUndefined, schema.default(options.default));
+    return z.preprocess((value) => {
+        const plain = blankToUndefined(value);
+        return typeof plain === "string" ? Number(plain) : plain;
+    }, schema.default(options.default));
 }
 
-/** A text from a dialog, trimmed; blank gives the default, or an error where there is none. */
+/** A text from a dialog, trimmed, or a number from the environment; blank gives the default, or an error where there is none. */
 export function textField(fallback?: string) {
-    const text = z.string({ error: "must not be empty" }).trim();
-    return z.preprocess(blankToUndefined, fallback === undefined ? text.min(1, "must not be empty") : text.default(fallback));
+    const text = z.string({ error: ({ input }) => (input === undefined ? "must not be empty" : "must be a text") }).trim();
+    return z.preprocess(
+        (value) => (typeof value === "number" ? String(value) : blankToUndefined(value)),
+        fallback === undefined ? text : text.default(fallback),
+    );
 }
 
 /** A check box; the texts that environment variables carry are understood. */
 export function booleanField(fallback: boolean) {
     return z.preprocess((value) => {
         const plain = blankToUndefined(value);
-        return typeof plain === "string" ? !/^(false|0|no|off)$/i.test(plain.trim()) : plain;
+        if (typeof plain !== "string" && typeof plain !== "number") return plain;
+        const text = String(plain).trim().toLowerCase();
+        if (["true", "1", "yes", "on"].includes(text)) return true;
+        return ["false", "0", "no", "off"].includes(text) ? false : plain;
     }, z.boolean({ error: "must be true or false" }).default(fallback));
 }
 

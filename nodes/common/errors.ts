@@ -11,11 +11,16 @@ export class WattError extends Error {
         super(message, options);
         this.code = code;
     }
+
+    /** What Node-RED shows in the log and on the Catch path: the message alone, the class says nothing to a person. */
+    override toString(): string {
+        return this.message;
+    }
 }
 
 /** The message of anything that was thrown. */
 export function errorText(error: unknown): string {
-    return error instanceof Error ? error.message : String(error);
+    return toError(error).message;
 }
 
 /** The `code` of a WattError or of a Node.js system error, else undefined. */
@@ -24,9 +29,10 @@ export function errorCode(error: unknown): string | undefined {
     return typeof code === "string" ? code : undefined;
 }
 
-/** Anything that was thrown as an Error; some libraries throw plain objects. */
+/** Anything that was thrown as an Error; some libraries throw plain objects, of which only the message goes on. */
 export function toError(error: unknown): Error {
     if (error instanceof Error) return error;
-    const message = (error as { message?: unknown } | null | undefined)?.message;
-    return new Error(typeof message === "string" ? message : String(error));
+    if (typeof error !== "object" || error === null) return new Error(String(error));
+    const { message } = error as { message?: unknown };
+    return new Error(typeof message === "string" ? message : "Unknown error.");
 }

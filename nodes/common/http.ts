@@ -1,7 +1,11 @@
 import axios, { type AxiosInstance } from "axios";
+import { DateTime } from "luxon";
 import { Agent as HttpAgent } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
-import { errorCode, WattError } from "./errors.js";
+import { errorCode, errorText, WattError } from "./errors.js";
+
+/** Longest answer taken unless told. */
+const MAX_BYTES = 1024 * 1024;
 
 export interface HttpRequest {
     method?: "GET" | "POST" | "PUT" | "DELETE";
@@ -22,7 +26,10 @@ export interface HttpResponse {
     text: string;
 }
 
-/** No usable answer: `HTTP_TIMEOUT`, `HTTP_UNREACHABLE`, `HTTP_TLS`, `HTTP_ABORTED`, `HTTP_FAILED`. Whether the server acted is unknown. */
+/**
+ * No usable answer: `HTTP_URL` nothing was sent · `HTTP_UNREACHABLE` · `HTTP_TLS` · `HTTP_TIMEOUT` · `HTTP_ABORTED` ·
+ * `HTTP_TOO_LARGE` · `HTTP_FAILED`. From `HTTP_TIMEOUT` on, whether the server acted is unknown.
+ */
 export class HttpError extends WattError {
     override readonly name = "HttpError";
 }
@@ -67,6 +74,9 @@ export function createHttpClient(options: HttpOptions = {}): HttpClient {
 }
 
 async function send(client: AxiosInstance, request: HttpRequest): Promise<HttpResponse> {
+    if (!/^https?:\/\//i.test(request.url) || !URL.canParse(request.url)) {
+        throw new HttpError("HTTP_URL", "The address is no URL: it must look like http://192.168.1.10:8086.");
+    }
     const deadline = AbortSignal.timeout(request.timeoutMs);
     try {
         const response = await client.request<string>({
@@ -75,7 +85,7 @@ async function send(client: AxiosInstance, request: HttpRequest): Promise<HttpRe
             headers: request.headers ?? {},
             params: request.query,
             data: request.body,
-            maxContentLength: request.maxBytes ?? 1024 * 1024,
+            maxContentLength: request.maxBytes ?? MAX_BYTES,
             maxBodyLength: Infinity,
             signal: request.signal ? AbortSignal.any([request.signal, deadline]) : deadline,
         });
@@ -90,19 +100,18 @@ const UNREACHABLE = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNR
 
 /** axios errors carry the request with its secrets, so only the code and the host go on. */
 function classify(error: unknown, request: HttpRequest, deadline: AbortSignal): HttpError {
-    const host = hostOf(request.url);
+    const { host } = new URL(request.url);
     const code = errorCode(error) ?? "unknown";
     if (request.signal?.aborted) return new HttpError("HTTP_ABORTED", `The request to ${host} was given up.`);
     if (deadline.aborted) return new HttpError("HTTP_TIMEOUT", `${host} did not answer within ${request.timeoutMs} ms.`);
     if (UNREACHABLE.has(code)) return new HttpError("HTTP_UNREACHABLE", `${host} cannot be reached (${code}): check address, port and network.`);
-    if (/CERT|TLS|SSL|SELF_SIGNED|UNABLE_TO_VERIFY/.test(code)) {
-        return new HttpError("HTTP_TLS", `The certificate of ${host} was refused (${code}): add its authority.`);
+    if (/CERT|TLS|SSL|EPROTO|UNABLE_TO_VERIFY/.test(code)) {
+        return new HttpError("HTTP_TLS", `${host} gave no safe connection (${code}): check that it serves https, and add the authority of its certificate.`);
+    }
+    if (/maxContentLength/.test(errorText(error))) {
+        return new HttpError("HTTP_TOO_LARGE", `${host} answered with more than ${request.maxBytes ?? MAX_BYTES} bytes.`);
     }
     return new HttpError("HTTP_FAILED", `The connection to ${host} broke (${code}).`);
-}
-
-function hostOf(url: string): string {
-    return URL.canParse(url) ? new URL(url).host : "the server";
 }
 
 /**
@@ -111,6 +120,6 @@ function hostOf(url: string): string {
  */
 export function retryAfterMs(value: string | undefined, nowMs: number, capMs: number): number | undefined {
     if (value === undefined) return undefined;
-    const wait = /^\s*\d+\s*$/.test(value) ? Number(value) * 1000 : Date.parse(value) - nowMs;
+    const wait = /^\s*\d+\s*$/.test(value) ? Number(value) * 1000 : DateTime.fromHTTP(value.trim()).toMillis() - nowMs;
     return Number.isNaN(wait) ? undefined : Math.min(capMs, Math.max(0, wait));
 }

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { Node, NodeMessageInFlow } from "node-red";
 import { errorText, toError } from "./errors.js";
 import { Status } from "./status.js";
@@ -21,6 +22,8 @@ export class Lifecycle {
         private readonly closeWithinMs = 1900,
     ) {
         this.status = new Status(node);
+        // One listener a running task is no leak.
+        setMaxListeners(0, this.signal);
         node.on("close", (removed: boolean, done: () => void) => {
             this.close(removed).then(done, done);
         });

@@ -4,6 +4,7 @@ import { WattError } from "./errors.js";
 /** A measured number, or a short string for a state. A failed value is absent, never 0. */
 export type PointValue = number | string;
 export type Quality = "good" | "uncertain" | "bad";
+const QUALITIES: readonly Quality[] = ["good", "uncertain", "bad"];
 
 /**
  * Why a point is absent or doubtful. `comm` no answer, `sf` scale factor missing or out of range, `range` outside what is
@@ -73,9 +74,13 @@ export function parseReading(msg: unknown, now: number): ReadingMessage {
     for (const key of ["site", "device", "class"] as const) {
         if (typeof meta[key] !== "string" || meta[key] === "") throw invalid(`msg.reading.${key} must be a non-empty text`);
     }
+    meta.seq ??= 0;
+    meta.quality ??= "good";
+    if (!QUALITIES.includes(meta.quality)) throw invalid(`msg.reading.quality must be one of ${QUALITIES.join(", ")}`);
     const timestamp = m.timestamp ?? now;
     if (!Number.isSafeInteger(timestamp)) throw invalid("msg.timestamp must be whole milliseconds since 1970 UTC");
-    return Object.assign(m, { timestamp, reading: meta, topic: m.topic ?? `${meta.site}/${meta.device}` }) as ReadingMessage;
+    const topic = typeof m.topic === "string" && m.topic !== "" ? m.topic : `${meta.site}/${meta.device}`;
+    return Object.assign(m, { timestamp, reading: meta, topic }) as ReadingMessage;
 }
 
 function checkPoint(point: string, value: unknown): void {

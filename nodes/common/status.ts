@@ -16,6 +16,7 @@ export class Status {
     private shown = "";
     private lastAt = -Infinity;
     private pending: NodeJS.Timeout | undefined;
+    private closed = false;
 
     constructor(
         private readonly node: Pick<Node, "status">,
@@ -23,6 +24,7 @@ export class Status {
     ) {}
 
     set(kind: StatusKind, text: string): void {
+        if (this.closed) return;
         clearTimeout(this.pending);
         this.pending = undefined;
         const key = `${kind}:${text}`;
@@ -38,8 +40,9 @@ export class Status {
         this.node.status({ ...LOOK[kind], text });
     }
 
-    /** Stops a waiting update; called when the node closes. */
+    /** Called when the node closes: what still runs must not overwrite the status of the node that takes its place. */
     close(): void {
+        this.closed = true;
         clearTimeout(this.pending);
     }
 }
