@@ -23,9 +23,7 @@ export function coreNode(name: string): (RED: NodeAPI) => void {
     return require(require.resolve(`@node-red/nodes/core/${name}.js`, { paths: [nodeRedHome] })) as (RED: NodeAPI) => void;
 }
 
-export interface NodeRed {
-    /** Base URL of editor, admin API and HTTP nodes, without a slash at the end. */
-    url: string;
+export interface Running {
     /** Everything printed so far, stdout and stderr. */
     log(): string;
     /** Resolves once the log matches. */
@@ -33,6 +31,11 @@ export interface NodeRed {
     process: ChildProcess;
     /** Ends it as a service manager would; resolves with the exit code, null when it had to be killed. */
     stop(): Promise<number | null>;
+}
+
+export interface NodeRed extends Running {
+    /** Base URL of editor, admin API and HTTP nodes, without a slash at the end. */
+    url: string;
 }
 
 export interface NodeRedOptions {
@@ -80,20 +83,26 @@ export async function startNodeRed(options: NodeRedOptions): Promise<NodeRed> {
     await writeFile(path.join(userDir, "settings.js"), `module.exports = ${JSON.stringify(all)};\n`);
     await writeFile(path.join(userDir, "flows.json"), JSON.stringify(flows));
     if (credentials) await writeFile(path.join(userDir, "flows_cred.json"), JSON.stringify(credentials));
-    const child = spawn(process.execPath, [path.join(nodeRedHome, "red.js"), "--userDir", userDir], {
-        cwd: userDir,
-        env: { ...process.env, NODE_RED_HOME: undefined, ...options.env },
-        stdio: ["ignore", "pipe", "pipe"],
-    });
-    const watched = watch(child);
-    await watched.logged(/Server now running at/);
-    await watched.logged(/Started flows|Waiting for missing types|Flows stopped/);
-    const url = /Server now running at (http:\S+?)\/?\s/.exec(watched.log())?.[1];
-    if (url === undefined) throw new Error(`Node-RED did not say where it runs:\n${watched.log()}`);
-    return { url, process: child, ...watched, stop: () => stop(child) };
+    return startRedJs(["--userDir", userDir], userDir, options.env);
 }
 
-function watch(child: ChildProcess): Pick<NodeRed, "log" | "logged"> {
+/** Starts the stock command of the Node-RED under test; resolves when it answers and its flows run. */
+export async function startRedJs(args: string[], cwd: string, env: NodeJS.ProcessEnv = {}): Promise<NodeRed> {
+    const running = start([path.join(nodeRedHome, "red.js"), ...args], cwd, { NODE_RED_HOME: undefined, ...env });
+    await running.logged(/Server now running at/);
+    await running.logged(/Started flows|Waiting for missing types|Flows stopped/);
+    const url = /Server now running at (https?:\S+?)\/?\s/.exec(running.log())?.[1];
+    if (url === undefined) throw new Error(`Node-RED did not say where it runs:\n${running.log()}`);
+    return { url, ...running };
+}
+
+/** Starts a program with this Node. */
+export function start(args: string[], cwd: string, env: NodeJS.ProcessEnv = {}): Running {
+    const child = spawn(process.execPath, args, { cwd, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+    return { process: child, ...watch(child), stop: () => stop(child) };
+}
+
+function watch(child: ChildProcess): Pick<Running, "log" | "logged"> {
     let text = "";
     const waiting = new Set<() => void>();
     const check = () => {
