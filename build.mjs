@@ -6,7 +6,7 @@ import path from "node:path";
 
 const root = import.meta.dirname;
 const dist = path.join(root, "dist");
-rmSync(dist, { recursive: true, force: true });
+for (const dir of [dist, path.join(root, "test-dist")]) rmSync(dir, { recursive: true, force: true });
 
 const tsc = createRequire(import.meta.url).resolve("typescript/package.json").replace("package.json", "bin/tsc");
 const compiled = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
