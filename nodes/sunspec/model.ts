@@ -223,13 +223,18 @@ export class ModelLibrary {
         return [...this.list()].toSorted((a, b) => a - b);
     }
 
+    /** True for an id with a map; nothing is parsed. */
+    has(id: number): boolean {
+        return this.list().has(id);
+    }
+
     /**
      * The definition, or undefined for an id without a map.
      * @throws WattError SUNSPEC_MAP when the file is damaged.
      */
     get(id: number): ModelDef | undefined {
         const found = this.parsed.get(id);
-        if (found || !this.list().has(id)) return found;
+        if (found || !this.has(id)) return found;
         const file = path.join(this.folder, `model_${id}.yaml`);
         const model = parseModel(this.files.read(file), file);
         if (model.id !== id) throw new WattError("SUNSPEC_MAP", `${file} holds model ${model.id}.`);
