@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { Socket } from "node:net";
+import { setImmediate } from "node:timers/promises";
 import { ModbusLink, type LinkListener, type LinkMember, type LinkOptions, type LinkSettings, type LinkState } from "../../dist/modbus/link.js";
 import { MbapFraming } from "../../dist/modbus/mbap.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
@@ -21,14 +22,16 @@ export class Rig {
     readonly link: ModbusLink;
     readonly server: FaultServer;
     private watchers: (() => void)[] = [];
-    private socket = new Socket();
+    private socket: Socket | undefined;
+    /** Connections made while the one before was not closed yet. */
+    overlaps = 0;
 
     private constructor(server: FaultServer, options: Partial<LinkOptions>) {
         const { host, port } = server;
         this.server = server;
         this.link = new ModbusLink({
             createTransport: (onLost) => {
-                const createSocket = () => (this.socket = new Socket());
+                const createSocket = () => this.createSocket();
                 return new TcpTransport({ host, port, framing: new MbapFraming(), onLost, clock: this.clock, createSocket });
             },
             clock: this.clock,
@@ -69,9 +72,33 @@ export class Rig {
         });
     }
 
+    /** Lets `ms` pass in steps, with time for the wire in each. */
+    async pass(ms: number, step = 100): Promise<void> {
+        for (let left = ms; left > 0; left -= step) {
+            this.clock.advance(Math.min(step, left));
+            await this.wire();
+        }
+    }
+
+    /** Client and server share this process: what one has sent, the other has within a few turns of the event loop. */
+    async wire(): Promise<void> {
+        for (let turn = 0; turn < 6; turn++) await setImmediate();
+    }
+
     /** Resolves when the next bytes have reached the link. */
     async received(): Promise<void> {
+        assert.ok(this.socket);
         await once(this.socket, "data");
+    }
+
+    private createSocket(): Socket {
+        const before = this.socket;
+        const socket = new Socket();
+        this.socket = socket;
+        socket.once("connect", () => {
+            if (before?.closed === false) this.overlaps++;
+        });
+        return socket;
     }
 
     /** What a right answer to a request holds. */
