@@ -3,9 +3,9 @@ import { z } from "zod";
 import { WattError } from "./errors.js";
 import { isTimeZone } from "./clock.js";
 
-/** An empty dialog field, an unset environment variable and a missing key all mean "use the default". */
+/** An empty dialog field, an unset environment variable (Node-RED leaves its `${NAME}` as it is) and a missing key all mean "use the default". */
 function blankToUndefined(value: unknown): unknown {
-    return value === null || (typeof value === "string" && value.trim() === "") ? undefined : value;
+    return value === null || (typeof value === "string" && /^\s*(\$\{\S+\}\s*)?$/.test(value)) ? undefined : value;
 }
 
 /** A number from a dialog: text from `${ENV}` included, blank gives the default. */

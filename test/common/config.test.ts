@@ -16,7 +16,7 @@ const defaults = { host: "h", name: "unnamed", port: 502, scale: 1, active: true
 const parse = (def: unknown) => parseConfig(schema, def);
 
 describe("config", () => {
-    for (const blank of [undefined, null, "", "  "]) {
+    for (const blank of [undefined, null, "", "  ", "${WL_NOT_SET}"]) {
         it(`takes the default for ${JSON.stringify(blank)}`, () => {
             const def = Object.fromEntries(Object.keys(defaults).map((key) => [key, blank]));
             assert.deepEqual(parse({ ...def, host: "h" }), defaults);
