@@ -186,6 +186,21 @@ export class Plant {
     /** Caps an inverter's AC power; 1 is no cap. */
     setLimit(inverter: number, share: number): void {
         this.limits[inverter] = share;
+        this.current = this.compute();
+    }
+
+    /** Starts an inverter's counters again at zero. */
+    resetInverter(inverter: number): void {
+        const energy = this.state.energy.inverters[inverter]!;
+        energy.ac = 0;
+        energy.mppts.fill(0);
+        this.stamp(this.current);
+    }
+
+    /** Starts the meter's counters again at zero. */
+    resetMeter(): void {
+        Object.assign(this.state.energy, { import: 0, export: 0 });
+        this.stamp(this.current);
     }
 
     private step(hours: number, sunMs: number): void {

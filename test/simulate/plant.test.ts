@@ -145,7 +145,6 @@ describe("Plant", () => {
         const at = lateMorning(Date.UTC(2026, 5, 21), BERLIN.longitude);
         const plant = new Plant(BERLIN, initialState(BERLIN, at, at));
         plant.setLimit(0, 0.1);
-        plant.setSun(at);
         const [limited, free] = plant.sample.inverters;
         close(limited!.ac, 900, 1e-6);
         assert.equal(limited!.state, "throttled");

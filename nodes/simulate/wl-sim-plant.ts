@@ -1,0 +1,49 @@
+import path from "node:path";
+import type { Node, NodeAPI, NodeDef } from "node-red";
+import { z } from "zod";
+import { choiceField, configNode, configure, numberField, parseConfig, textField } from "../common/config.js";
+import { WattError } from "../common/errors.js";
+import { Lifecycle } from "../common/lifecycle.js";
+import { createReading } from "../common/reading.js";
+import type { SiteNode } from "../common/wl-site.js";
+import { FAULTS } from "./faults.js";
+import { fileStateStore, PlantSimulator } from "./simulator.js";
+
+const schema = z.object({
+    host: textField("127.0.0.1"),
+    port: numberField({ min: 0, max: 65_535, default: 1502, integer: true }),
+    speed: numberField({ min: 0.1, max: 3600, default: 1 }),
+    seed: numberField({ min: 0, max: 99_999, default: 1, integer: true }),
+    timeOfDay: choiceField(["daytime", "real"], "daytime"),
+    fault: choiceField(["none", ...FAULTS], "none"),
+});
+
+export default (RED: NodeAPI): void => {
+    RED.nodes.registerType("wl-sim-plant", function (this: Node, def: NodeDef & { site?: string }) {
+        RED.nodes.createNode(this, def);
+        configure(this, () => {
+            const { fault, ...config } = parseConfig(schema, def);
+            const { site } = configNode<SiteNode>(RED, def.site, "wl-site");
+            if (!site) throw new WattError("CONFIG_MISSING", "check site");
+            const { siteId, ratedPowerW, ...place } = site;
+            const lifecycle = new Lifecycle(this);
+            let seq = 0;
+            const simulator = new PlantSimulator(
+                { ...config, ...place, ratedPowerW: ratedPowerW || 15_000 },
+                {
+                    onStatus: (kind, text) => lifecycle.status.set(kind, text),
+                    onError: (error) => this.error(error, {}),
+                    onTruth: (points, timestamp) => {
+                        const meta = { site: siteId, device: `SIM${config.seed}-PLANT`, class: "plant", seq: seq++, quality: "good", simulated: true } as const;
+                        this.send(createReading(meta, timestamp, points));
+                    },
+                },
+                fileStateStore(path.join(RED.settings.userDir ?? ".", "wattledger-sim", `${this.id}.json`)),
+            );
+            if (fault !== "none") simulator.command({ fault });
+            lifecycle.onInput((msg) => simulator.command(msg.payload));
+            lifecycle.onClose((removed) => simulator.close(removed));
+            lifecycle.run((signal) => simulator.run(signal));
+        });
+    });
+};
