@@ -176,7 +176,7 @@ class LayoutBuilder {
         if (!outermost) return this.counts[group.count!] ?? 0;
         const rest = Math.max(0, this.total - this.at);
         const said = this.counts[group.count!];
-        this.deriveInner(group, rest, said);
+        if (!this.deriveInner(group, rest, said)) return 0;
         const each = sizeOf(group, (name) => this.counts[name] ?? 0);
         const times = each === 0 ? 0 : Math.floor(rest / each);
         const left = each === 0 ? rest : rest % each;
@@ -185,14 +185,18 @@ class LayoutBuilder {
         return times;
     }
 
-    /** Where the count of the inner groups is not given, it follows from the length and the outer count. */
-    private deriveInner(group: GroupDef, rest: number, outer: number | undefined): void {
-        const inner = new Set(countNames(group));
-        const [name] = inner;
-        if (name === undefined || inner.size > 1 || this.counts[name] !== undefined) return;
+    /**
+     * Where the count of the inner groups is not given, it follows from the length and the outer count.
+     * @returns False where that is not given either: the group cannot be laid out.
+     */
+    private deriveInner(group: GroupDef, rest: number, outer: number | undefined): boolean {
+        const [name] = countNames(group);
+        if (name === undefined || this.counts[name] !== undefined) return true;
+        this.warnings.push(`${name} is not given.`);
+        if (!outer) return false;
         const fixed = sizeOf(group, () => 0);
         const one = sizeOf(group, () => 1) - fixed;
-        this.counts[name] = outer ? Math.max(0, Math.floor((Math.floor(rest / outer) - fixed) / one)) : 0;
-        this.warnings.push(`${name} is not given.`);
+        this.counts[name] = Math.max(0, Math.floor((Math.floor(rest / outer) - fixed) / one));
+        return true;
     }
 }
