@@ -1,0 +1,73 @@
+import assert from "node:assert/strict";
+import type { LinkMember } from "../../../dist/modbus/link.js";
+import { sharedLink } from "../../../dist/modbus/links.js";
+import type { ReadRequest, Table } from "../../../dist/modbus/transport.js";
+import { distinctWord, rightData } from "../../modbus/fault-server.js";
+import { holding, outcome, SETTINGS } from "../../modbus/rig.js";
+import { type Peer, startLibmodbus } from "./libmodbus.js";
+import { startPymodbus } from "./pymodbus.js";
+
+const FUNCTION: Record<Table, number> = { coil: 1, discrete: 2, holding: 3, input: 4 };
+
+const PEERS: Record<string, { start: () => Promise<Peer>; units: number[]; outside: ReadRequest }> = {
+    libmodbus: { start: startLibmodbus, units: [1], outside: holding(1, 59_999, 2) },
+    pymodbus: { start: startPymodbus, units: [1, 3], outside: holding(1, 195, 10) },
+};
+
+for (const [name, { start, units, outside }] of Object.entries(PEERS)) {
+    describe(`A ${name} server`, function () {
+        this.timeout(30_000);
+        let peer: Peer;
+        let member: LinkMember;
+        before(async () => {
+            peer = await start();
+            member = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 5_000 });
+        });
+        after(async () => {
+            await member.leave();
+            await peer.stop();
+        });
+
+        for (const table of Object.keys(FUNCTION) as Table[]) {
+            it(`serves ${table}s of any length`, async () => {
+                const most = table === "coil" || table === "discrete" ? 2_000 : 125;
+                const lengths = [1, 2, 7, 8, 9, 16, 17, 64, 123, 124, 125, 1_999, 2_000].filter((quantity) => quantity <= most);
+                for (const unit of units) {
+                    for (const quantity of lengths) {
+                        const request = { unit, table, address: 210, quantity };
+                        const right = rightData({ ...request, function: FUNCTION[table] }, distinctWord);
+                        assert.deepEqual(await member.read(request), right, JSON.stringify(request));
+                    }
+                }
+            });
+        }
+
+        it("refuses what it has not, and goes on", async () => {
+            await assert.rejects(member.read(outside), { code: "MODBUS_EXCEPTION", exception: 2 });
+            await member.read(holding(1));
+        });
+
+        it("serves many reads at once, each with its own registers", async () => {
+            const requests = Array.from({ length: 2_000 }, (_, i) => holding(units[i % units.length] as number, 210 + i, 1 + (i % 125)));
+            const one = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 5_000 });
+            let wrong = 0;
+            for (let i = 0; i < requests.length; i += 500) {
+                const batch = requests.slice(i, i + 500);
+                const answers = await Promise.all(batch.map((request) => one.read(request)));
+                wrong += answers.filter((data, j) => !data.equals(rightData({ ...(batch[j] as ReadRequest), function: 3 }, distinctWord) as Buffer)).length;
+            }
+            assert.equal(wrong, 0);
+            await one.leave();
+        });
+
+        if (units.length > 1) {
+            it("keeps silent about an absent unit, which is then left alone while others go on", async () => {
+                const hasty = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 200 });
+                assert.equal(await outcome(hasty.read(holding(2))), "MODBUS_TIMEOUT");
+                assert.equal(await outcome(member.read(holding(2))), "MODBUS_BACKOFF");
+                await member.read(holding(3));
+                await hasty.leave();
+            });
+        }
+    });
+}
