@@ -1,4 +1,4 @@
-import type { AxiosInstance } from "axios";
+import type { AxiosInstance, AxiosStatic } from "axios";
 import { DateTime } from "luxon";
 import { Agent as HttpAgent } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
@@ -55,7 +55,7 @@ export function createHttpClient(options: HttpOptions = {}): HttpClient {
     const httpAgent = new HttpAgent({ keepAlive: true, maxSockets });
     const httpsAgent = new HttpsAgent({ keepAlive: true, maxSockets, rejectUnauthorized, minVersion: "TLSv1.2", ...(ca && { ca }) });
     // Loaded when first needed: it would be a quarter of what the package adds to Node-RED's start.
-    const axios = require("axios") as typeof import("axios");
+    const axios = require("axios") as AxiosStatic;
     const client = axios.create({
         adapter: "http",
         httpAgent,
