@@ -14,6 +14,7 @@ import { buildImage, DEVICES } from "../../dist/simulate/devices.js";
 import { initialState, Plant } from "../../dist/simulate/plant.js";
 import { fileStateStore, PlantSimulator, type SavedState, type SimulatorConfig, type StateStore } from "../../dist/simulate/simulator.js";
 import { decodeModel, type DecodedModel, type ModelValues } from "../../dist/sunspec/decode.js";
+import { SunSpecDevice } from "../../dist/sunspec/device.js";
 import { officialModels } from "../../dist/sunspec/model.js";
 import { ManualClock } from "../common/manual-clock.js";
 import { SETTINGS } from "../modbus/rig.js";
@@ -36,6 +37,7 @@ class Bench {
     private readonly controller = new AbortController();
     private running: Promise<unknown> | undefined;
     private member: LinkMember | undefined;
+    private readonly devices = new Map<number, SunSpecDevice>();
     readonly simulator: PlantSimulator;
 
     constructor(
@@ -85,28 +87,31 @@ class Bench {
         }
     }
 
-    async read(unit: number, address: number, quantity: number): Promise<Buffer> {
+    read(unit: number, address: number, quantity: number): Promise<Buffer> {
+        return this.reader.read({ unit, table: "holding", address, quantity });
+    }
+
+    /** One link for all units, joined at the first read. */
+    private get reader(): LinkMember {
         this.member ??= new ModbusLink({
             createTransport: (onLost) => new TcpTransport({ host: "127.0.0.1", port: this.port, framing: new MbapFraming(), onLost, clock: this.clock }),
             clock: this.clock,
         }).join(SETTINGS);
-        return this.member.read({ unit, table: "holding", address, quantity });
+        return this.member;
     }
 
-    /** Every model of a unit, by id. */
+    /** Every model of a unit by id, as wl-sunspec reads them; the unit is walked once and after it moved its registers. */
     async models(unit: number): Promise<Map<number, DecodedModel & { address: number }>> {
-        assert.equal((await this.read(unit, 40_000, 2)).toString(), "SunS");
+        const device = this.devices.get(unit) ?? new SunSpecDevice(this.reader, unit, { clock: this.clock });
+        this.devices.set(unit, device);
+        const { devices, end, warnings } = device.map ?? (await device.walk());
+        assert.deepEqual([devices.length, end, warnings], [1, "end", []]);
         const found = new Map<number, DecodedModel & { address: number }>();
-        for (let address = 40_002; ; ) {
-            const head = await this.read(unit, address, 2);
-            const [id, length] = [head.readUInt16BE(0), head.readUInt16BE(2)];
-            if (id === 0xffff) return found;
-            const def = officialModels.get(id);
-            assert.ok(def && length < 124);
-            const decoded = decodeModel(def, await this.read(unit, address, 2 + length));
-            found.set(id, { ...decoded, address });
-            address += 2 + length;
+        for (const key of devices[0]!.models) {
+            const { model } = await device.read(key);
+            found.set(key.id, { ...model, address: device.map!.devices[0]!.models.find(({ id }) => id === key.id)!.address });
         }
+        return found;
     }
 
     async values(unit: number, model: number): Promise<ModelValues> {
@@ -460,6 +465,7 @@ describe("PlantSimulator", () => {
             const bench = await start();
             for (const unit of UNITS) {
                 const models = await bench.models(unit);
+                assert.equal(bench.simulator.count.writes, unit === 1 ? 0 : unit === 2 ? 5 : 10, "reading writes nothing");
                 const last = [...models.values()].at(-1)!;
                 const controls = models.get(123)?.address ?? Infinity;
                 for (let address = 40_000; address < last.address + 2 + last.length; address++) {
