@@ -86,3 +86,10 @@ export function configNode<N extends Node>(RED: NodeAPI, id: unknown, type: stri
     if (!found || found.type !== type) throw new WattError("CONFIG_MISSING", `choose a ${type.replace(/^wl-/, "")}`);
     return found;
 }
+
+/** Fields as a dialog sends them, typed but not deployed: `${ENV}` is replaced as a deploy would. */
+export function resolveEnv(RED: NodeAPI, fields: unknown): Record<string, unknown> {
+    const resolve = (value: unknown) =>
+        typeof value === "string" && value.includes("${") ? (RED.util.evaluateNodeProperty(value, "env", {} as Node, {}) as unknown) : value;
+    return Object.fromEntries(Object.entries(fields ?? {}).map(([key, value]) => [key, resolve(value)]));
+}

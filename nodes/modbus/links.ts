@@ -1,7 +1,23 @@
+import { z } from "zod";
 import { type Clock, systemClock } from "../common/clock.js";
+import { booleanField, numberField, textField } from "../common/config.js";
 import { type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
 import { MbapFraming } from "./mbap.js";
 import { TcpTransport } from "./tcp.js";
+
+/** The settings of a wl-modbus-link, from its node or its dialog. */
+export const linkSchema = z
+    .object({
+        host: textField().pipe(z.string().regex(/^[^\s/]+$/, "takes a host name or an IP address")),
+        port: numberField({ min: 1, max: 65_535, default: 502, integer: true }),
+        timeoutMs: numberField({ min: 50, max: 60_000, default: 1_000 }),
+        gapMs: numberField({ min: 0, max: 10_000, default: 0 }),
+        connectPauseMs: numberField({ min: 0, max: 30_000, default: 0 }),
+        maxRegisters: numberField({ min: 1, max: 125, default: 125, integer: true }),
+        idleCloseS: numberField({ min: 0, max: 86_400, default: 0 }),
+        checkUnit: booleanField(true),
+    })
+    .transform(({ idleCloseS, ...rest }) => ({ ...rest, idleCloseMs: idleCloseS * 1_000 }));
 
 export interface Endpoint {
     host: string;

@@ -1,23 +1,12 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
-import { z } from "zod";
-import { booleanField, configure, numberField, parseConfig, textField } from "../common/config.js";
+import type { z } from "zod";
+import { configure, parseConfig, resolveEnv } from "../common/config.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { LinkMember, LinkState } from "./link.js";
-import { sharedLink, tryConnect } from "./links.js";
+import { linkSchema, sharedLink, tryConnect } from "./links.js";
 
-const schema = z
-    .object({
-        host: textField().pipe(z.string().regex(/^[^\s/]+$/, "takes a host name or an IP address")),
-        port: numberField({ min: 1, max: 65_535, default: 502, integer: true }),
-        timeoutMs: numberField({ min: 50, max: 60_000, default: 1_000 }),
-        gapMs: numberField({ min: 0, max: 10_000, default: 0 }),
-        connectPauseMs: numberField({ min: 0, max: 30_000, default: 0 }),
-        maxRegisters: numberField({ min: 1, max: 125, default: 125, integer: true }),
-        idleCloseS: numberField({ min: 0, max: 86_400, default: 0 }),
-        checkUnit: booleanField(true),
-    })
-    .transform(({ idleCloseS, ...rest }) => ({ ...rest, idleCloseMs: idleCloseS * 1_000 }));
+type LinkConfig = z.output<typeof linkSchema>;
 
 export interface ModbusLinkNode extends Node {
     /** By node id. Node-RED hands this node's errors and status on to the flows of its users. */
@@ -36,14 +25,14 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         const lifecycle = new Lifecycle(this);
         const listeners = new Map<string, (state: LinkState) => void>();
-        let settings: z.output<typeof schema> | undefined;
+        let settings: LinkConfig | undefined;
         let member: LinkMember | undefined;
         const leave = async () => {
             const left = member;
             member = undefined;
             await left?.leave();
         };
-        const join = (config: z.output<typeof schema>) =>
+        const join = (config: LinkConfig) =>
             sharedLink(config).join(config, {
                 onState: (state) => {
                     lifecycle.status.set(state.kind, state.text);
@@ -67,13 +56,12 @@ export default (RED: NodeAPI): void => {
         };
         lifecycle.onClose(leave);
         configure(this, () => {
-            settings = parseConfig(schema, def);
+            settings = parseConfig(linkSchema, def);
         });
     });
 
     RED.httpAdmin.post("/wl-modbus-link/test", RED.auth.needsPermission("wl-modbus-link.write"), (request, response) => {
-        const resolved = Object.entries((request.body ?? {}) as object).map(([key, value]) => [key, fromEnv(RED, value)]);
-        test(Object.fromEntries(resolved)).then(
+        test(resolveEnv(RED, request.body)).then(
             (ms) => response.json({ ms }),
             (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
         );
@@ -81,12 +69,6 @@ export default (RED: NodeAPI): void => {
 };
 
 async function test(def: unknown): Promise<number> {
-    const settings = parseConfig(schema, def);
+    const settings = parseConfig(linkSchema, def);
     return tryConnect(settings, settings);
-}
-
-/** The dialog sends fields as they were typed. */
-function fromEnv(RED: NodeAPI, value: unknown): unknown {
-    const isEnv = typeof value === "string" && value.includes("${");
-    return isEnv ? RED.util.evaluateNodeProperty(value, "env", {} as Node, {}) : value;
 }
