@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { decodeModel, symbolsOf } from "../../dist/sunspec/decode.js";
-import { officialModels, type PointDef } from "../../dist/sunspec/model.js";
+import { officialModels, parseModel, type PointDef } from "../../dist/sunspec/model.js";
 
 /** A case in test/fixtures/sunspec, in a file named after the defect it guards against. */
 interface Golden {
@@ -30,6 +30,15 @@ describe("sunspec decoder", () => {
             assert.deepEqual(warnings, golden.warnings, golden.why);
         });
     }
+
+    it("prefers the scale factor of the own group to one of the same name above", () => {
+        const shadowed = parseModel(
+            "id: 65000\nname: shadowed\npoints:\n  X_SF: {type: sunssf}\ngroups:\n  part:\n    points:\n      X: {type: int16, sf: X_SF}\n      X_SF: {type: sunssf}\n",
+            "shadowed",
+        );
+        const { values } = decodeModel(shadowed, Buffer.from("fde800030002007bffff", "hex"));
+        assert.deepEqual(values, { ID: 65_000, L: 3, X_SF: 2, part: { X: 12.3, X_SF: -1 } });
+    });
 
     it("refuses the registers of another model", () => {
         const bytes = Buffer.from("00650032", "hex");

@@ -45,6 +45,16 @@ describe("sunspec reads", () => {
         );
     });
 
+    it("take every sync group of model 704 in one read", () => {
+        const layout = layoutOf(officialModels.get(704)!, 65, 67, {});
+        const groups = layout.slots.filter(({ point }) => point.name === "PF").map(({ offset }) => offset);
+        assert.deepEqual(groups, [59, 61, 63, 65]);
+        for (let max = 2; max <= 67; max++) {
+            const { reads } = planReads(layout, max);
+            for (const start of groups) assert.ok(reads.some((read) => start >= read.start && start + 2 <= read.start + read.size), `${start} at ${max}`);
+        }
+    });
+
     it("ask for the factors again only where a model takes several reads", () => {
         const plan = (id: number, length: number, max: number) => planReads(layoutOf(officialModels.get(id)!, length, length + 2, {}), max);
         assert.deepEqual(plan(103, 50, 125), { reads: [{ start: 0, size: 52 }], factors: [], checks: [], checkBefore: false });
