@@ -38,7 +38,7 @@ export class SunSpecDevice {
     /** On the monotonic clock. */
     private walkedAt = -Infinity;
     private walking: Promise<DeviceMap> | undefined;
-    private counts = new WeakMap<FoundModel, Counts>();
+    private readonly counts = new WeakMap<FoundModel, Counts>();
     private readonly clock: Clock;
     private readonly library: ModelLibrary;
     private readonly paced: ModbusReader;

@@ -208,6 +208,14 @@ export interface MapFiles {
 
 const mapFiles: MapFiles = { list: (folder) => readdirSync(folder), read: (file) => readFileSync(file, "utf8") };
 
+function access<T>(what: string, task: () => T): T {
+    try {
+        return task();
+    } catch (error) {
+        throw new WattError("SUNSPEC_MAP", `Cannot read ${what}, install the package again: ${errorText(error)}`, { cause: error });
+    }
+}
+
 /** The point maps of a folder. Each is read and parsed when it is first asked for. */
 export class ModelLibrary {
     private known: ReadonlySet<number> | undefined;
@@ -230,13 +238,16 @@ export class ModelLibrary {
 
     /**
      * The definition, or undefined for an id without a map.
-     * @throws WattError SUNSPEC_MAP when the file is damaged.
+     * @throws WattError SUNSPEC_MAP when the file is damaged or cannot be read.
      */
     get(id: number): ModelDef | undefined {
         const found = this.parsed.get(id);
         if (found || !this.has(id)) return found;
         const file = path.join(this.folder, `model_${id}.yaml`);
-        const model = parseModel(this.files.read(file), file);
+        const model = parseModel(
+            access(file, () => this.files.read(file)),
+            file,
+        );
         if (model.id !== id) throw new WattError("SUNSPEC_MAP", `${file} holds model ${model.id}.`);
         this.parsed.set(id, model);
         return model;
@@ -244,7 +255,8 @@ export class ModelLibrary {
 
     private list(): ReadonlySet<number> {
         if (!this.known) {
-            const ids = this.files.list(this.folder).map((file) => Number(/^model_(\d+)\.yaml$/.exec(file)?.[1]));
+            const files = access(this.folder, () => this.files.list(this.folder));
+            const ids = files.map((file) => Number(/^model_(\d+)\.yaml$/.exec(file)?.[1]));
             this.known = new Set(ids.filter((id) => !Number.isNaN(id)));
         }
         return this.known;

@@ -49,6 +49,11 @@ describe("sunspec models", () => {
         assert.throws(() => library.get(8), { code: "SUNSPEC_MAP", message: /model_8\.yaml holds model 7/ });
     });
 
+    it("says when the maps are not there", () => {
+        const library = new ModelLibrary(path.join(__dirname, "nowhere"));
+        assert.throws(() => library.get(1), { code: "SUNSPEC_MAP", message: /^Cannot read .*nowhere, install the package again: ENOENT/ });
+    });
+
     for (const [what, text, says] of [
         ["broken YAML", "id: [1", /flow/i],
         ["a missing id", "name: x\n", /id/],
