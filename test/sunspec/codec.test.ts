@@ -110,7 +110,7 @@ describe("sunspec codec", () => {
             }),
             { numRuns: 100 },
         );
-    });
+    }).timeout(60_000);
 
     for (const [what, id, values, says] of [
         ["an unknown point", 103, { Watts: 1 }, /Watts is no point/],
