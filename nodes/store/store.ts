@@ -46,8 +46,10 @@ export class Store {
 
     /** Forgets the place of a destination that was removed for good, so that nothing is kept for it. */
     async forget(name: string): Promise<void> {
-        await this.outboxes.get(name)?.close();
+        const outbox = this.outboxes.get(name);
         this.outboxes.delete(name);
+        await outbox?.close();
+        await outbox?.spool.forget(name);
     }
 
     health(): StoreHealth {

@@ -1,0 +1,92 @@
+import * as fs from "node:fs/promises";
+import path from "node:path";
+import { errorCode } from "../common/errors.js";
+
+/** What the store asks of a file system; tests inject one that fails. */
+export type Files = Pick<typeof fs, "mkdir" | "readdir" | "open" | "rename" | "unlink" | "readFile" | "stat">;
+export type FileHandle = Awaited<ReturnType<Files["open"]>>;
+
+export const systemFiles: Files = fs;
+
+/** Makes a created or renamed entry of a folder survive a power cut. Windows cannot open a folder and needs no such step. */
+export async function syncFolder(files: Files, folder: string): Promise<void> {
+    let handle: FileHandle;
+    try {
+        handle = await files.open(folder, "r");
+    } catch (error) {
+        if (process.platform === "win32") return;
+        throw error;
+    }
+    try {
+        await handle.sync();
+    } catch (error) {
+        if (errorCode(error) !== "EINVAL") throw error;
+    } finally {
+        await handle.close();
+    }
+}
+
+/** Replaces a file's content so that a reader, or a crash, sees the old or the new one and nothing in between. */
+export async function replaceFile(files: Files, file: string, content: string): Promise<void> {
+    const next = `${file}.tmp`;
+    const handle = await files.open(next, "w");
+    try {
+        await writeAll(handle, [Buffer.from(content)], 0);
+        await handle.datasync();
+    } finally {
+        await handle.close();
+    }
+    await files.rename(next, file);
+}
+
+/**
+ * Writes buffers at a position. A full disk takes part of a write without an error (storage-ingest: 11,152 of 14,000 bytes),
+ * so a short count is one: ENOSPC.
+ */
+export async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<number> {
+    const wanted = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+    const { bytesWritten } = await handle.writev(buffers, position);
+    if (bytesWritten === wanted) return wanted;
+    throw Object.assign(new Error(`only ${bytesWritten} of ${wanted} bytes were written`), { code: "ENOSPC" });
+}
+
+/** Removes a file that may be gone already. */
+export async function removeFile(files: Files, file: string): Promise<void> {
+    try {
+        await files.unlink(file);
+    } catch (error) {
+        if (errorCode(error) !== "ENOENT") throw error;
+    }
+}
+
+/** The text of a file, or undefined where there is none. */
+export async function readText(files: Files, file: string): Promise<string | undefined> {
+    try {
+        return await files.readFile(file, "utf8");
+    } catch (error) {
+        if (errorCode(error) === "ENOENT") return undefined;
+        throw error;
+    }
+}
+
+/** A name as one safe file name. */
+export function fileName(name: string): string {
+    return encodeURIComponent(name).replace(/[.*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
+/** True for what a disk says that is full. */
+export function isDiskFull(error: unknown): boolean {
+    const code = errorCode(error);
+    return code === "ENOSPC" || code === "EDQUOT";
+}
+
+/** An error of the file system in the words of a person. */
+export function diskReason(error: unknown, folder: string): string {
+    const code = errorCode(error);
+    const where = path.basename(folder);
+    if (isDiskFull(error)) return `the disk is full (${where})`;
+    if (code === "EROFS") return `the disk is read-only (${where})`;
+    if (code === "EACCES" || code === "EPERM") return `no permission to write to ${where}`;
+    if (code === "EIO") return `the disk reports errors (${where})`;
+    return `${where}: ${error instanceof Error ? error.message : String(error)}`;
+}
