@@ -34,8 +34,8 @@ export interface OutboxOptions {
     random?: () => number;
 }
 
-/** `idle` all delivered, `sending`, `behind` replaying a backlog beside live data, `waiting` for the next attempt after a failure, `paused` until a person acts, `closed`. */
-export type OutboxState = "idle" | "sending" | "behind" | "waiting" | "paused" | "closed";
+/** `opening` the spool is not read yet, `idle` all delivered, `sending`, `behind` replaying a backlog beside live data, `waiting` for the next attempt after a failure, `paused` until a person acts, `closed`. */
+export type OutboxState = "opening" | "idle" | "sending" | "behind" | "waiting" | "paused" | "closed";
 
 export interface OutboxStats {
     state: OutboxState;
@@ -82,6 +82,7 @@ export class Outbox {
     private delivered = 0;
     private lastDeliveredMs: number | undefined;
     private shown = "";
+    private closing: Promise<void> | undefined;
 
     constructor(
         readonly spool: Spool,
@@ -151,7 +152,11 @@ export class Outbox {
     }
 
     /** Gives up what is in flight and stops; within 1 s. */
-    async close(): Promise<void> {
+    close(): Promise<void> {
+        return (this.closing ??= this.shut());
+    }
+
+    private async shut(): Promise<void> {
         this.unlisten();
         this.wait?.cancel();
         this.controller.abort(new Error("the outbox is closing"));
@@ -179,7 +184,7 @@ export class Outbox {
     private state(): OutboxState {
         if (this.controller.signal.aborted) return "closed";
         if (this.wait) return this.wait.kind;
-        if (!this.cursor) return this.spool.stats().state === "failed" ? "paused" : "idle";
+        if (!this.cursor) return this.spool.stats().state === "failed" ? "paused" : "opening";
         if (this.liveFrom !== undefined) return "behind";
         return this.flights.size > 0 ? "sending" : "idle";
     }

@@ -1,5 +1,6 @@
+import path from "node:path";
 import type { Rejected } from "./delivery.js";
-import { readText, removeFile, replaceFile, writeAll, type Files } from "./files.js";
+import { readText, removeFile, replaceFile, syncFolder, writeAll, type Files } from "./files.js";
 
 /** An entry that the receiver will never take. */
 export interface Quarantined extends Rejected {
@@ -103,6 +104,7 @@ export class Quarantine {
         } finally {
             await handle.close();
         }
+        if (this.bytes === 0) await syncFolder(this.files, path.dirname(this.file));
         this.bytes! += text.length;
         this.unsaved = [];
     }

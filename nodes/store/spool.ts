@@ -269,7 +269,7 @@ export class Spool {
             else this.become("memory", diskReason(error, this.folder));
         }
         if (this.state === "opening") this.become("disk");
-        this.later("write", this.lock ? 0 : this.limits.retryMs);
+        this.later("write", this.state === "disk" ? 0 : this.limits.retryMs);
     }
 
     private async own(): Promise<void> {
@@ -404,7 +404,7 @@ export class Spool {
     private async store(): Promise<void> {
         for (let attempt = 0; ; attempt++) {
             try {
-                if (!this.lock) await this.join();
+                if (!this.lock || !this.scanned) await this.join();
                 await this.expire();
                 await this.writeTail();
                 this.become("disk");
