@@ -1,4 +1,5 @@
-import { EARLIEST_TRUSTED_MS } from "./clock.js";
+import { z } from "zod";
+import { type Clock, EARLIEST_TRUSTED_MS, systemClock } from "./clock.js";
 
 const HOUR_MS = 3_600_000;
 
@@ -134,7 +135,9 @@ export class EnergyCounter {
     /** @param wallOf Wall time in ms UTC of a monotonic instant. */
     state(wallOf: (at: number) => number): CounterState | undefined {
         const { good, serial } = this;
-        return good && { totalWh: good.totalWh, lastWh: good.wh, serial, wall: wallOf(good.at) };
+        if (!good) return undefined;
+        const wall = wallOf(good.at);
+        return { totalWh: good.totalWh, lastWh: good.wh, serial, wall: Number.isFinite(wall) ? Math.round(wall) : 0 };
     }
 
     /** Goes on from a stored state; `wall` and `at` are the same instant, now. */
@@ -230,4 +233,58 @@ export class EnergyIntegrator {
         if (wMs > 0) this.state.positiveWh += wMs / HOUR_MS;
         else this.state.negativeWh -= wMs / HOUR_MS;
     }
+}
+
+/** State of all counters and integrals of a node, by key; plain JSON. */
+export interface EnergyState {
+    counters: Record<string, CounterState>;
+    integrals: Record<string, IntegratorState>;
+}
+
+const counterSchema = z.object({ totalWh: z.number(), lastWh: z.number(), serial: z.string(), wall: z.number() });
+const stateSchema = z.object({
+    counters: z.record(z.string(), counterSchema),
+    integrals: z.record(z.string(), z.object({ positiveWh: z.number(), negativeWh: z.number() })),
+});
+
+/** The counters and integrals of a node, made when they are first asked for. */
+export class EnergyBook {
+    private readonly counters = new Map<string, EnergyCounter>();
+    private readonly integrals = new Map<string, EnergyIntegrator>();
+
+    constructor(private readonly clock: Pick<Clock, "now" | "monotonic"> = systemClock) {}
+
+    counter(key: string): EnergyCounter {
+        return getOrAdd(this.counters, key, () => new EnergyCounter());
+    }
+
+    integral(key: string): EnergyIntegrator {
+        return getOrAdd(this.integrals, key, () => new EnergyIntegrator());
+    }
+
+    state(): EnergyState {
+        const offset = this.clock.now() - this.clock.monotonic();
+        const counters = [...this.counters].map(([key, counter]) => [key, counter.state((at) => at + offset)] as const);
+        return {
+            counters: Object.fromEntries(counters.filter(([, state]) => state !== undefined)) as EnergyState["counters"],
+            integrals: Object.fromEntries([...this.integrals].map(([key, { state }]) => [key, { ...state }])),
+        };
+    }
+
+    /** Goes on from a stored state. @returns false when it is none; then everything starts anew. */
+    restore(state: unknown): boolean {
+        const parsed = stateSchema.safeParse(state);
+        if (!parsed.success) return false;
+        for (const [key, counter] of Object.entries(parsed.data.counters)) {
+            this.counters.set(key, EnergyCounter.restore(counter, this.clock.now(), this.clock.monotonic()));
+        }
+        for (const [key, integral] of Object.entries(parsed.data.integrals)) this.integrals.set(key, new EnergyIntegrator(integral));
+        return true;
+    }
+}
+
+function getOrAdd<T>(map: Map<string, T>, key: string, make: () => T): T {
+    let found = map.get(key);
+    if (found === undefined) map.set(key, (found = make()));
+    return found;
 }

@@ -264,7 +264,18 @@ export interface Discovery {
     found: Discovered[];
     /** Units without SunSpec, with the reason. */
     missed: { unit: number; error: WattError }[];
+    /** Units that were not asked any more. */
+    left: number[];
 }
+
+export interface DiscoverOptions extends WalkOptions {
+    /** Asks the unit behind each one found too: plants number their inverters one after the other. */
+    neighbours?: boolean;
+    /** Once aborted no further unit is asked. */
+    enough?: AbortSignal;
+}
+
+const LAST_UNIT = 247;
 
 /** A connection that breaks while a unit is asked is given this time to come back, ms. */
 const RECONNECT_WAIT_MS = 2_000;
@@ -275,15 +286,21 @@ const MAX_LOST = 3;
  * Walks the units of one endpoint, one after the other. A device that answers to several units is listed once.
  * @throws ModbusError when there is no connection, or the caller gives up.
  */
-export async function discover(reader: ModbusReader, units: readonly number[] = SUNSPEC_UNITS, options: WalkOptions = {}): Promise<Discovery> {
-    const result: Discovery = { found: [], missed: [] };
+export async function discover(reader: ModbusReader, units: readonly number[] = SUNSPEC_UNITS, options: DiscoverOptions = {}): Promise<Discovery> {
+    const result: Discovery = { found: [], missed: [], left: [] };
+    const queue = [...units];
     let lost = 0;
-    for (const unit of units) {
+    for (const unit of queue) {
+        if (options.enough?.aborted) {
+            result.left.push(unit);
+            continue;
+        }
         try {
             const map = await walkPatiently(reader, unit, options);
             const same = result.found.find((other) => isSame(other, map));
             if (same) same.aliases.push(unit);
             else result.found.push({ ...map, aliases: [] });
+            if (options.neighbours && !same && unit < LAST_UNIT && !queue.includes(unit + 1)) queue.push(unit + 1);
             lost = -Infinity;
         } catch (error) {
             if (!(error instanceof WattError) || error.code === "MODBUS_ABORTED") throw error;

@@ -502,7 +502,7 @@ function textOf(defs: readonly PointDef[], group: ModelValues): string | undefin
 }
 
 /** Names of the bits that are set; `EvtVnd1:3` for one that has none. */
-function flagsOf(def: PointDef, value: number | bigint): string[] {
+export function flagsOf(def: PointDef, value: number | bigint): string[] {
     const named = symbolsOf(def, value);
     const known = Object.values(def.symbols ?? {}).reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n);
     const rest = BigInt(value) & ~known;

@@ -1,0 +1,77 @@
+import type { PointValue, ReadingMessage } from "./reading.js";
+
+export interface ReportOptions {
+    /** Sends one message a point instead of one a sample. */
+    perPoint: boolean;
+    /** Sends what changed only, and everything once a heartbeat. */
+    byException: boolean;
+    /** A number that moved by no more than this share, in %, of the largest seen of its point has not changed. */
+    deadbandPct: number;
+    heartbeatMs: number;
+}
+
+/** One point of a sample, as charts and gauges take it. */
+export interface PointMessage {
+    /** `<site>/<device>/<point>` */
+    topic: string;
+    payload: PointValue;
+    timestamp: number;
+    reading: ReadingMessage["reading"];
+}
+
+interface Sent {
+    at: number;
+    quality: string;
+    payload: Record<string, PointValue>;
+}
+
+/** Decides what of a source's samples becomes messages, and numbers them by device. */
+export class Reporter {
+    private readonly sent = new Map<string, Sent>();
+    private readonly largest = new Map<string, number>();
+    private readonly seq = new Map<string, number>();
+
+    constructor(private readonly options: ReportOptions) {}
+
+    /**
+     * The messages to send for a sample, each device's in `seq` order.
+     * @param at Monotonic ms.
+     */
+    take(sample: ReadingMessage, at: number): (ReadingMessage | PointMessage)[] {
+        const changed = this.options.byException ? this.changes(sample, at) : Object.keys(sample.payload);
+        if (changed === undefined || (changed.length === 0 && this.options.perPoint)) return [];
+        const seq = (this.seq.get(sample.topic) ?? 0) + 1;
+        this.seq.set(sample.topic, seq);
+        const reading = { ...sample.reading, seq };
+        if (!this.options.perPoint) return [{ ...sample, reading }];
+        const { topic, payload, timestamp } = sample;
+        return changed.map((point) => ({ topic: `${topic}/${point}`, payload: payload[point]!, timestamp, reading }));
+    }
+
+    /** The points to send; undefined when there is nothing to say. */
+    private changes(sample: ReadingMessage, at: number): string[] | undefined {
+        const { topic, payload } = sample;
+        const { quality } = sample.reading;
+        const points = Object.keys(payload);
+        const last = this.sent.get(topic);
+        const moved = points.filter((point) => this.moved(`${topic}/${point}`, last?.payload[point], payload[point]!));
+        const gone = last !== undefined && Object.keys(last.payload).some((point) => !(point in payload));
+        const due = !last || at - last.at >= this.options.heartbeatMs || quality !== last.quality;
+        if (!due && !gone && moved.length === 0) return undefined;
+        if (due || !this.options.perPoint) {
+            this.sent.set(topic, { at, quality, payload });
+            return points;
+        }
+        // What did not move is held against the value that was sent, so that a slow drift shows.
+        const values = points.map((point) => [point, moved.includes(point) ? payload[point]! : last.payload[point]!]);
+        this.sent.set(topic, { ...last, payload: Object.fromEntries(values) });
+        return moved;
+    }
+
+    private moved(key: string, last: PointValue | undefined, value: PointValue): boolean {
+        if (typeof value !== "number") return value !== last;
+        const largest = Math.max(this.largest.get(key) ?? 0, Math.abs(value));
+        this.largest.set(key, largest);
+        return typeof last !== "number" || Math.abs(value - last) > (this.options.deadbandPct / 100) * largest;
+    }
+}

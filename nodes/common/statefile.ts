@@ -1,0 +1,57 @@
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import path from "node:path";
+import { errorCode, errorText, WattError } from "./errors.js";
+
+/** A small JSON file that is never half written: for what a node must remember across a restart. */
+export class StateFile {
+    constructor(private readonly file: string) {}
+
+    /**
+     * What was saved last, unchecked; undefined when there is nothing yet.
+     * @throws WattError STATE_DAMAGED when the file cannot be used; it is set aside first, so that the next start is clean.
+     */
+    load(): unknown {
+        let text: string;
+        try {
+            text = readFileSync(this.file, "utf8");
+        } catch (error) {
+            if (errorCode(error) === "ENOENT") return undefined;
+            throw new WattError("STATE_DAMAGED", `${this.file} cannot be read: ${errorText(error)}`, { cause: error });
+        }
+        try {
+            return JSON.parse(text);
+        } catch (error) {
+            this.setAside();
+            throw new WattError("STATE_DAMAGED", `${this.file} was damaged and is set aside as ${this.file}.damaged.`, { cause: error });
+        }
+    }
+
+    /**
+     * Replaces the file as a whole. Synchronous, since it is small and also saved while closing.
+     * @throws WattError STATE_UNSAVED when the folder takes no file.
+     */
+    save(state: unknown): void {
+        const temporary = `${this.file}.tmp`;
+        try {
+            mkdirSync(path.dirname(this.file), { recursive: true });
+            const handle = openSync(temporary, "w", 0o600);
+            try {
+                writeSync(handle, JSON.stringify(state));
+                fsyncSync(handle);
+            } finally {
+                closeSync(handle);
+            }
+            renameSync(temporary, this.file);
+        } catch (error) {
+            throw new WattError("STATE_UNSAVED", `${this.file} cannot be written: ${errorText(error)}`, { cause: error });
+        }
+    }
+
+    private setAside(): void {
+        try {
+            renameSync(this.file, `${this.file}.damaged`);
+        } catch {
+            // A read-only folder: it is told at the next save.
+        }
+    }
+}

@@ -1,0 +1,216 @@
+import { Backoff } from "../common/backoff.js";
+import { type Clock, systemClock } from "../common/clock.js";
+import { EnergyBook } from "../common/energy.js";
+import { WattError } from "../common/errors.js";
+import type { ReadingMessage } from "../common/reading.js";
+import { Reporter } from "../common/report.js";
+import type { StateFile } from "../common/statefile.js";
+import type { StatusKind } from "../common/status.js";
+import type { LinkState } from "../modbus/link.js";
+import type { ModbusReader } from "../modbus/transport.js";
+import { type SunSpecConfig, unitsOf } from "./config.js";
+import { discover, type Discovered, SUNSPEC_UNITS } from "./discover.js";
+import { asWattError, UnitPoller } from "./poller.js";
+import { UnitReader } from "./unit-reader.js";
+
+export interface SourceListener {
+    onMessage(message: object): void;
+    onStatus(kind: StatusKind, text: string): void;
+    /** Once an outage. */
+    onFault(error: WattError): void;
+    onRecovered(text: string): void;
+    onWarning(error: WattError): void;
+}
+
+export interface SourceOptions {
+    config: SunSpecConfig;
+    site: string;
+    listener: SourceListener;
+    /** Where energy totals are kept across a restart; without it they begin at the device's counters again. */
+    stateFile?: StateFile;
+    clock?: Clock;
+    random?: () => number;
+}
+
+/** Units that did not answer a search may be asleep; they are looked for again after this long, ms. */
+const SEARCH_AGAIN_MS = 30 * 60_000;
+const SEARCH_BACKOFF = { base: 5_000, cap: 300_000 };
+const SAVE_EVERY_MS = 10 * 60_000;
+/** Shorter than any real silence of a healthy device, and longer than a missed poll. */
+const MIN_GAP_MS = 60_000;
+
+/** Everything a wl-sunspec node does: finds the units behind a link, polls them, and tells what they say. */
+export class SunSpecSource {
+    private readonly clock: Clock;
+    private readonly pollers = new Map<number, UnitPoller>();
+    private readonly energy: EnergyBook;
+    private readonly reporter: Reporter;
+    private readonly names = new Map<string, number>();
+    private readonly latest = new Map<string, ReadingMessage>();
+    private saveAt: number;
+    private unsaved = false;
+    private wasDown = false;
+    private searchFault = false;
+    private wake: () => void = () => {};
+
+    constructor(private readonly options: SourceOptions) {
+        const { config } = options;
+        this.clock = options.clock ?? systemClock;
+        this.energy = new EnergyBook(this.clock);
+        this.reporter = new Reporter({ ...config, deadbandPct: config.deadband, heartbeatMs: config.heartbeat });
+        this.saveAt = this.clock.monotonic() + SAVE_EVERY_MS;
+    }
+
+    /** Works until aborted; resolves then. */
+    async run(reader: ModbusReader, signal: AbortSignal): Promise<void> {
+        this.restore();
+        this.options.listener.onStatus("busy", "searching");
+        const units = unitsOf(this.options.config);
+        if (units) await Promise.all(units.map((unit) => this.add(reader, unit).run(signal)));
+        else await this.search(reader, signal);
+        this.save();
+    }
+
+    /** Polls every unit now; resolves when all have been. */
+    async pollNow(signal: AbortSignal): Promise<void> {
+        this.wake();
+        await Promise.all([...this.pollers.values()].map((poller) => poller.pollNow(signal)));
+    }
+
+    /** To be told of every change of the link. */
+    linkChanged({ name }: Pick<LinkState, "name">): void {
+        if (name === "down") this.wasDown = true;
+        // A connection that was given back while idle is no reason to doubt the devices.
+        if (name !== "up" || !this.wasDown) return;
+        this.wasDown = false;
+        for (const poller of this.pollers.values()) poller.reconnected();
+        this.wake();
+    }
+
+    /** Asks the usual units until one shows a device, and later for those that were silent. */
+    private async search(reader: ModbusReader, signal: AbortSignal): Promise<void> {
+        const backoff = new Backoff({ ...SEARCH_BACKOFF, ...(this.options.random && { random: this.options.random }) });
+        const polls: Promise<void>[] = [];
+        let units = SUNSPEC_UNITS;
+        while (!signal.aborted) {
+            for (const { unit, aliases } of await this.discover(reader, units, signal)) {
+                polls.push(this.add(reader, unit).run(signal));
+                units = units.filter((other) => other !== unit && !aliases.includes(other));
+            }
+            const known = this.pollers.size > 0;
+            if (known && units.length === 0) break;
+            await this.rest(known ? SEARCH_AGAIN_MS : backoff.next(), signal);
+        }
+        await Promise.all(polls);
+    }
+
+    private async discover(reader: ModbusReader, units: readonly number[], signal: AbortSignal): Promise<Discovered[]> {
+        const { listener } = this.options;
+        try {
+            const { found, missed } = await discover(reader, units, { clock: this.clock, signal, neighbours: true });
+            if (found.length === 0 && this.pollers.size === 0) {
+                const why = missed[0]?.error;
+                throw new WattError("SUNSPEC_NOT_FOUND", `No SunSpec device at units ${units.join(", ")}. ${why?.message ?? ""}`, { cause: why });
+            }
+            this.searchFault = false;
+            return found;
+        } catch (error) {
+            if (signal.aborted || this.pollers.size > 0) return [];
+            const fault = asWattError(error);
+            const lost = fault.code === "MODBUS_CLOSED";
+            listener.onStatus("error", lost ? "no connection" : "no device found");
+            // A lost connection is told of by the link.
+            if (!this.searchFault && !lost) listener.onFault(fault);
+            this.searchFault = !lost;
+            return [];
+        }
+    }
+
+    private async rest(ms: number, signal: AbortSignal): Promise<void> {
+        const woken = new AbortController();
+        this.wake = () => woken.abort();
+        await this.clock.sleep(ms, AbortSignal.any([signal, woken.signal])).catch(() => {});
+    }
+
+    private add(reader: ModbusReader, unit: number): UnitPoller {
+        const { config, site, listener, random } = this.options;
+        const { devices, period, slowPeriod, heartbeat } = config;
+        const unitReader = new UnitReader(reader, unit, {
+            ...config,
+            ...(devices.length > 0 && { chosen: devices.filter((row) => row.unit === unit) }),
+            site,
+            maxGapMs: Math.max(MIN_GAP_MS, 3 * period),
+            energy: this.energy,
+            claim: (name) => this.claim(name, unit),
+            clock: this.clock,
+        });
+        const poller = new UnitPoller(
+            unitReader,
+            { periodMs: period, slowPeriodMs: slowPeriod, heartbeatMs: heartbeat, clock: this.clock, ...(random && { random }) },
+            {
+                onReading: (reading) => this.tell(reading),
+                onFault: (error) => listener.onFault(error),
+                onRecovered: () => listener.onRecovered(`Unit ${unit} answers again.`),
+                onPolled: () => this.polled(),
+            },
+        );
+        this.pollers.set(unit, poller);
+        return poller;
+    }
+
+    private claim(name: string, unit: number): string {
+        const owner = this.names.get(name);
+        if (owner === undefined) this.names.set(name, unit);
+        return owner === undefined || owner === unit ? name : `${name}-u${unit}`;
+    }
+
+    private tell(reading: ReadingMessage): void {
+        this.latest.set(reading.reading.device, reading);
+        for (const message of this.reporter.take(reading, this.clock.monotonic())) this.options.listener.onMessage(message);
+    }
+
+    private polled(): void {
+        const { kind, text } = summarise([...this.pollers.values()], [...this.latest.values()]);
+        if (this.wasDown) this.options.listener.onStatus("error", "no connection");
+        else this.options.listener.onStatus(kind, text);
+        if (this.clock.monotonic() >= this.saveAt) this.save();
+    }
+
+    private restore(): void {
+        try {
+            this.energy.restore(this.options.stateFile?.load());
+        } catch (error) {
+            this.options.listener.onWarning(error as WattError);
+        }
+    }
+
+    private save(): void {
+        this.saveAt = this.clock.monotonic() + SAVE_EVERY_MS;
+        try {
+            this.options.stateFile?.save(this.energy.state());
+            this.unsaved = false;
+        } catch (error) {
+            if (!this.unsaved) this.options.listener.onWarning(error as WattError);
+            this.unsaved = true;
+        }
+    }
+}
+
+/** The node's status in a few words. */
+export function summarise(pollers: readonly UnitPoller[], readings: readonly ReadingMessage[]): { kind: StatusKind; text: string } {
+    if (pollers.every(({ state }) => state === "new")) return { kind: "busy", text: "searching" };
+    const count = (of: readonly UnitPoller[]) => of.reduce((sum, { reader }) => sum + Math.max(1, reader.devices.length), 0);
+    const total = count(pollers.filter(({ state }) => state !== "new"));
+    const answering = count(pollers.filter(({ state }) => state === "ok"));
+    const devices = total === 1 ? "1 device" : `${total} devices`;
+    if (answering === 0 && pollers.every(({ state }) => state === "lost")) return { kind: "error", text: "no answer" };
+    if (answering < total) return { kind: "warn", text: `${answering} of ${total} devices` };
+    if (pollers.some(({ late }) => late)) return { kind: "warn", text: `${devices}, too slow` };
+    const inverters = readings.filter(({ reading }) => reading.class === "inverter");
+    if (inverters.length > 0 && inverters.every(isAsleep)) return { kind: "idle", text: `${devices}, night` };
+    return { kind: "ok", text: devices };
+}
+
+function isAsleep({ payload }: ReadingMessage): boolean {
+    return payload["ac_power_w"] === undefined || payload["state"] === "SLEEPING" || payload["state"] === "OFF";
+}

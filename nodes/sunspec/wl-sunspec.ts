@@ -1,0 +1,68 @@
+import path from "node:path";
+import type { Node, NodeAPI, NodeDef } from "node-red";
+import { configNode, configure, parseConfig, resolveEnv } from "../common/config.js";
+import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Lifecycle } from "../common/lifecycle.js";
+import { StateFile } from "../common/statefile.js";
+import type { SiteNode } from "../common/wl-site.js";
+import { linkSchema, sharedLink } from "../modbus/links.js";
+import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
+import { sunspecSchema } from "./config.js";
+import { SunSpecSource } from "./source.js";
+import { survey, type Survey } from "./survey.js";
+
+/** A dialog waits for an answer; longer searches are done in parts. */
+const SURVEY_LIMIT_MS = 45_000;
+
+export default (RED: NodeAPI): void => {
+    RED.nodes.registerType("wl-sunspec", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
+        RED.nodes.createNode(this, def);
+        configure(this, () => {
+            const config = parseConfig(sunspecSchema, def);
+            const { site } = configNode<SiteNode>(RED, def.site, "wl-site");
+            if (!site) throw new WattError("CONFIG_MISSING", "check site");
+            const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
+            const { userDir } = RED.settings;
+            const stateFile = userDir ? new StateFile(path.join(userDir, "wattledger", "sunspec", `${this.id}.json`)) : undefined;
+            const lifecycle = new Lifecycle(this);
+            const source = new SunSpecSource({
+                config,
+                site: site.siteId,
+                ...(stateFile && { stateFile }),
+                listener: {
+                    onMessage: (message) => this.send(message as never),
+                    onStatus: (kind, text) => lifecycle.status.set(kind, text),
+                    onFault: (error) => this.error(error, {}),
+                    onRecovered: (text) => this.log(text),
+                    onWarning: (error) => this.warn(error),
+                },
+            });
+            const reader = link.register(this, (state) => source.linkChanged(state));
+            lifecycle.onClose(() => link.deregister(this));
+            lifecycle.onInput((_msg, _send, signal) => source.pollNow(signal));
+            lifecycle.run((signal) => source.run(reader, signal));
+        });
+    });
+
+    RED.httpAdmin.post("/wattledger/sunspec/discover", RED.auth.needsPermission("wl-sunspec.write"), (request, response) => {
+        const gone = new AbortController();
+        response.on("close", () => gone.abort());
+        look(RED, request.body, gone.signal).then(
+            (found) => response.json(found),
+            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
+        );
+    });
+};
+
+/** Uses the link's connection where it is open, and a temporary one where it is not. */
+async function look(RED: NodeAPI, body: unknown, signal: AbortSignal): Promise<Survey> {
+    const { link = {}, ...node } = (body ?? {}) as { link?: unknown };
+    const settings = parseConfig(linkSchema, resolveEnv(RED, link));
+    const { units, meterPositive, batteryPositive } = parseConfig(sunspecSchema, resolveEnv(RED, node));
+    const member = sharedLink(settings).join(settings);
+    try {
+        return await survey(member, { units, meterPositive, batteryPositive, signal, limitMs: SURVEY_LIMIT_MS });
+    } finally {
+        await member.leave();
+    }
+}
