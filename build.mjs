@@ -25,6 +25,20 @@ for (const file of readdirSync(path.join(root, "nodes"), { recursive: true })) {
     }
 }
 cpSync(path.join(root, "icons"), path.join(dist, "icons"), { recursive: true });
+for (const name of readdirSync(path.join(root, "flows"))) {
+    if (existsSync(path.join(root, "flows", name, "flow.json"))) buildFlow(path.join(root, "flows", name), path.join(dist, "flows"));
+}
+
+/** One importable file a flow: where a node names a file beside flow.json, its function, page part or style goes in. */
+function buildFlow(folder, to) {
+    const nodes = JSON.parse(readFileSync(path.join(folder, "flow.json"), "utf8"));
+    for (const node of nodes) {
+        const key = { function: "func", "ui-template": "format" }[node.type];
+        if (key) node[key] = readFileSync(path.join(folder, node[key]), "utf8");
+    }
+    mkdirSync(to, { recursive: true });
+    writeFileSync(path.join(to, `${path.basename(folder)}.json`), JSON.stringify(nodes, null, 4));
+}
 
 /** The first `# title` line serves readers on the web; the editor shows the node's name itself. */
 function helpScript(type, markdown) {

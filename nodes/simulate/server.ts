@@ -69,10 +69,15 @@ export class ModbusTcpServer {
     listen(): Promise<number> {
         const { host, port } = this.options;
         return new Promise((resolve, reject) => {
-            const failed = (error: Error) => reject(new WattError("SIM_LISTEN", listenAdvice(error, host, port), { cause: error }));
-            this.server.once("error", failed);
+            const failed = (error: Error) => {
+                this.server.off("close", closed);
+                reject(new WattError("SIM_LISTEN", listenAdvice(error, host, port), { cause: error }));
+            };
+            // Closed in the moment between: it will never say that it listens.
+            const closed = () => reject(new WattError("SIM_LISTEN", "Closed before it listened."));
+            this.server.once("error", failed).once("close", closed);
             this.server.listen(port, host, () => {
-                this.server.off("error", failed);
+                this.server.off("error", failed).off("close", closed);
                 // After this the only errors are failed accepts (no file handles left): the client sees them, we go on.
                 this.server.on("error", () => {});
                 resolve((this.server.address() as AddressInfo).port);

@@ -158,6 +158,7 @@ export class PlantSimulator {
                 if (signal.aborted) await this.server.close();
                 return port;
             } catch (error) {
+                signal.throwIfAborted();
                 // Once: the status stays red, and the log is not filled.
                 if (backoff.count === 0) this.events.onError(toError(error));
                 const taken = errorCode((error as Error).cause) === "EADDRINUSE";

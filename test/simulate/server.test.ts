@@ -177,6 +177,19 @@ describe("ModbusTcpServer", () => {
         await serve({ port });
     });
 
+    it("settles when it is closed at any moment of its start", async () => {
+        for (let ticks = 0; ticks < 8; ticks++) {
+            const server = new ModbusTcpServer({ host: "127.0.0.1", port: 0, bank: () => undefined });
+            const listening = server.listen().then(
+                () => server.close(),
+                (error: unknown) => assert.ok(error instanceof WattError),
+            );
+            for (let i = 0; i < ticks; i++) await (i % 2 ? Promise.resolve() : new Promise<void>((resolve) => process.nextTick(resolve)));
+            await server.close();
+            await listening;
+        }
+    });
+
     it("says what to do when it cannot listen", async () => {
         const { port } = await serve();
         await assert.rejects(serve({ port }), (error: unknown) => {

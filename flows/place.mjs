@@ -1,0 +1,29 @@
+// Puts a shipped flow into a user directory and keeps it up to date without ever touching what a person changed.
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+
+const hash = (text) => createHash("sha256").update(text).digest("hex");
+
+/**
+ * On the first start the flow is copied. A newer one replaces it only while nobody changed it; a changed flow stays, and the
+ * new one is laid beside it. Returns what a person should know, or "".
+ */
+export function placeFlow(userDir, shippedFile) {
+    const shipped = readFileSync(shippedFile, "utf8");
+    const read = (name) => (existsSync(path.join(userDir, name)) ? readFileSync(path.join(userDir, name), "utf8") : undefined);
+    const write = (name, text) => writeFileSync(path.join(userDir, name), text, { mode: 0o600 });
+    const [present, last] = [read("flows.json"), read(".flow-shipped")];
+    if (last === hash(shipped) && present !== undefined) return "";
+    write(".flow-shipped", hash(shipped));
+    if (present !== undefined && hash(present) !== last) {
+        write("flows.new.json", shipped);
+        return "your changed flow is kept; the flow of this version is in flows.new.json beside it";
+    }
+    write("flows.json", shipped);
+    // Only names of environment variables: Node-RED puts their values in when a node starts.
+    if (read("flows_cred.json") === undefined) {
+        write("flows_cred.json", JSON.stringify({ "plant-influx": { username: "${INFLUX_USERNAME}", password: "${INFLUX_PASSWORD}", token: "${INFLUX_TOKEN}" } }));
+    }
+    return "";
+}
