@@ -4,14 +4,17 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
-/** Serves every address of every unit with the words of `distinctWord` for unit 1; one process a connection. */
+/**
+ * Serves every address of every unit with the words of `distinctWord` for unit 1, but for a file of holding registers from
+ * 40000 on; one process a connection.
+ */
 const SOURCE = `
 #include <modbus.h>
 #include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
-int main(void) {
+int main(int argc, char **argv) {
     modbus_t *ctx = modbus_new_tcp("127.0.0.1", 0);
     modbus_mapping_t *map = modbus_mapping_new(60000, 60000, 60000, 60000);
     struct sockaddr_in at; socklen_t size = sizeof at;
@@ -21,6 +24,11 @@ int main(void) {
         map->tab_input_bits[i] = (7919 + 104729 * 2 + i * 31 + 17) & 1;
         map->tab_registers[i] = 7919 + 104729 * 3 + i * 31 + 17;
         map->tab_input_registers[i] = 7919 + 104729 * 4 + i * 31 + 17;
+    }
+    if (argc > 1) {
+        FILE *image = fopen(argv[1], "rb"); int high, low;
+        for (int i = 40000; (high = getc(image)) != EOF && (low = getc(image)) != EOF; i++) map->tab_registers[i] = high << 8 | low;
+        fclose(image);
     }
     signal(SIGCHLD, SIG_IGN);
     getsockname(listener, (struct sockaddr *)&at, &size);
@@ -44,13 +52,16 @@ export interface Peer {
     stop(): Promise<void>;
 }
 
-/** Compiles and starts a libmodbus server; needs gcc and libmodbus-dev. */
-export async function startLibmodbus(): Promise<Peer> {
+/** Compiles and starts a libmodbus server; needs gcc and libmodbus-dev. `image` holds its holding registers from 40000 on. */
+export async function startLibmodbus(image: Buffer = Buffer.alloc(0)): Promise<Peer> {
     const folder = mkdtempSync(path.join(tmpdir(), "wl-libmodbus-"));
     const source = path.join(folder, "server.c");
+    const registers = path.join(folder, "registers");
+    const server = path.join(folder, "server");
     writeFileSync(source, SOURCE);
-    execFileSync("gcc", ["-O2", "-I/usr/include/modbus", "-o", path.join(folder, "server"), source, "-lmodbus"]);
-    return startPeer(spawn(path.join(folder, "server"), { stdio: ["ignore", "pipe", "inherit"] }), () => rmSync(folder, { recursive: true }));
+    writeFileSync(registers, image);
+    execFileSync("gcc", ["-O2", "-I/usr/include/modbus", "-o", server, source, "-lmodbus"]);
+    return startPeer(spawn(server, [registers], { stdio: ["ignore", "pipe", "inherit"] }), () => rmSync(folder, { recursive: true }));
 }
 
 /** A server that prints its port first. */
