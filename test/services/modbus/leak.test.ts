@@ -1,0 +1,89 @@
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import type { LinkMember } from "../../../dist/modbus/link.js";
+import { type Behaviour, faults } from "../../modbus/fault-server.js";
+import { holding, outcome, Rig, SETTINGS } from "../../modbus/rig.js";
+
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+
+describe("A Modbus link over 100,000 failed reads", function () {
+    this.timeout(180_000);
+
+    it("keeps its heap, timers and listeners flat", async () => {
+        const rig = await Rig.start();
+        const member = rig.join();
+        const controller = new AbortController();
+        await failSome(rig, member, controller.signal, 20_000);
+        const before = heap(rig);
+        await failSome(rig, member, controller.signal, 100_000);
+        const after = heap(rig);
+        assert.ok(after - before < 500_000, `the heap grew by ${after - before} bytes`);
+        assert.equal(getEventListeners(controller.signal, "abort").length, 0);
+        await member.leave();
+        assert.equal(rig.clock.waiting, 0);
+        await rig.stop();
+    });
+});
+
+/** Each way to fail in turn; those that cost a connection less often. */
+const FAULTS: [Behaviour, string][] = [
+    [faults.exception(2), "MODBUS_EXCEPTION"],
+    [faults.exception(0x0b), "MODBUS_EXCEPTION"],
+    [faults.silent, "MODBUS_TIMEOUT"],
+    [faults.replay, "MODBUS_TIMEOUT"],
+];
+const FATAL: [Behaviour, string][] = [
+    [faults.length(0), "MODBUS_FRAME"],
+    [faults.registers(1), "MODBUS_FRAME"],
+    [faults.end, "MODBUS_CLOSED"],
+    [faults.reset, "MODBUS_CLOSED"],
+];
+
+async function failSome(rig: Rig, member: LinkMember, signal: AbortSignal, count: number): Promise<void> {
+    for (let i = 0; i < count; i++) {
+        if (i % 50 === 0) await failForGood(rig, member, signal, FATAL[(i / 50) % FATAL.length] as [Behaviour, string]);
+        const [behaviour, code] = FAULTS[i % FAULTS.length] as [Behaviour, string];
+        rig.server.script(behaviour);
+        const asked = rig.server.nextRequest();
+        const read = outcome(member.read({ ...holding(1 + (i % 200)), signal, probe: true }));
+        if (code === "MODBUS_TIMEOUT") {
+            await asked;
+            rig.clock.advance(SETTINGS.timeoutMs);
+        }
+        assert.equal(await read, code);
+        // What waits behind a failure, and what is not even sent.
+        if (i % 10 === 0) {
+            const aborted = new AbortController();
+            const waiting = outcome(member.read({ ...holding(201), signal: aborted.signal }));
+            const other = outcome(member.read({ ...holding(202), signal: aborted.signal }));
+            aborted.abort();
+            assert.deepEqual(await Promise.all([waiting, other]), ["MODBUS_ABORTED", "MODBUS_ABORTED"]);
+            await rig.wire();
+        }
+        assert.equal(await outcome(member.read({ ...holding(300), signal })), "MODBUS_REQUEST");
+    }
+    rig.server.asked.length = 0;
+}
+
+/** A failure that ends the connection, up to the next one. */
+async function failForGood(rig: Rig, member: LinkMember, signal: AbortSignal, [behaviour, code]: [Behaviour, string]): Promise<void> {
+    await rig.readsRight(member, { ...holding(250), signal, probe: true });
+    rig.server.script(behaviour);
+    assert.equal(await outcome(member.read({ ...holding(250), signal, probe: true })), code);
+    await rig.wire();
+    rig.clock.advance(1_000);
+    await rig.in("up");
+}
+
+function heap(rig: Rig): number {
+    // What the server and the rig themselves keep.
+    rig.server.asked.length = 0;
+    rig.states.length = 0;
+    rig.lost.length = 0;
+    collectGarbage();
+    collectGarbage();
+    return process.memoryUsage().heapUsed;
+}
