@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import path from "node:path";
 import { errorCode, errorText, WattError } from "./errors.js";
 
@@ -45,6 +45,11 @@ export class StateFile {
         } catch (error) {
             throw new WattError("STATE_UNSAVED", `${this.file} cannot be written: ${errorText(error)}`, { cause: error });
         }
+    }
+
+    /** Takes the file away, when its node is deleted. */
+    remove(): void {
+        rmSync(this.file, { force: true });
     }
 
     private setAside(): void {

@@ -1,11 +1,10 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { DateTime } from "luxon";
-import path from "node:path";
 import { z } from "zod";
 import { Backoff } from "../common/backoff.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, toError } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
+import type { StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { buildImage, DEVICES, type Image, type InverterControls, type SimulatedDevice, SUNSPEC_BASE } from "./devices.js";
 import { ActiveFaults, type Fault, parseFault } from "./faults.js";
@@ -20,15 +19,6 @@ export interface SimulatorConfig extends PlantConfig {
     speed: number;
     /** `real`: the plant's clock starts at the real time. `daytime`: in the late morning, unless it still is light there. */
     timeOfDay: "real" | "daytime";
-}
-
-/** Keeps the plant's state across restarts. */
-export interface StateStore {
-    /** What was saved last; undefined when nothing was or it cannot be read, which the next save will tell. */
-    load(): unknown;
-    /** Must be done when it returns. */
-    save(state: SavedState): void;
-    remove(): void;
 }
 
 export interface SimulatorEvents {
@@ -96,7 +86,7 @@ export class PlantSimulator {
     constructor(
         private readonly config: SimulatorConfig,
         private readonly events: SimulatorEvents,
-        private readonly store: StateStore,
+        private readonly store: Pick<StateFile, "load" | "save" | "remove">,
         private readonly clock: Clock = systemClock,
     ) {
         this.wall = clock.now();
@@ -278,7 +268,7 @@ export class PlantSimulator {
     /** The saved state brought up to now; a new plant where there is none. */
     private restore(): PlantState {
         const { config, wall } = this;
-        const saved = savedSchema.safeParse(this.store.load());
+        const saved = savedSchema.safeParse(this.load());
         if (!saved.success) return initialState(config, wall, config.timeOfDay === "real" ? wall : lateMorning(wall, config.longitude));
         const plant = new Plant(config, saved.data.plant);
         const gap = Math.min(Math.max(0, wall - saved.data.wall), MAX_GAP_MS / config.speed);
@@ -291,6 +281,15 @@ export class PlantSimulator {
         if (config.timeOfDay === "real" && Math.abs(plant.state.sun - wall) > CLOCK_SET_MS) plant.setSun(wall);
         if (config.timeOfDay === "daytime" && !light) plant.setSun(lateMorning(wall, config.longitude));
         return plant.state;
+    }
+
+    private load(): unknown {
+        try {
+            return this.store.load();
+        } catch (error) {
+            this.events.onError(toError(error));
+            return undefined;
+        }
     }
 
     private save(): void {
@@ -306,25 +305,4 @@ export class PlantSimulator {
 
 function noControls(): InverterControls {
     return { WMaxLimPct: 100, WMaxLimPct_WinTms: 0, WMaxLimPct_RvrtTms: 0, WMaxLimPct_RmpTms: 0, WMaxLim_Ena: 0 };
-}
-
-/** The state as a small JSON file, replaced whole. */
-export function fileStateStore(file: string): StateStore {
-    return {
-        load() {
-            try {
-                return JSON.parse(readFileSync(file, "utf8"));
-            } catch {
-                return undefined;
-            }
-        },
-        save(state) {
-            mkdirSync(path.dirname(file), { recursive: true });
-            writeFileSync(`${file}.new`, JSON.stringify(state));
-            renameSync(`${file}.new`, file);
-        },
-        remove() {
-            rmSync(file, { force: true });
-        },
-    };
 }

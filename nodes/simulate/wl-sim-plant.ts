@@ -5,9 +5,10 @@ import { choiceField, configNode, configure, numberField, parseConfig, textField
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { createReading } from "../common/reading.js";
+import { StateFile } from "../common/statefile.js";
 import type { SiteNode } from "../common/wl-site.js";
 import { FAULTS } from "./faults.js";
-import { fileStateStore, PlantSimulator } from "./simulator.js";
+import { PlantSimulator } from "./simulator.js";
 
 const schema = z.object({
     host: textField("127.0.0.1"),
@@ -38,7 +39,7 @@ export default (RED: NodeAPI): void => {
                         this.send(createReading(meta, timestamp, points));
                     },
                 },
-                fileStateStore(path.join(RED.settings.userDir ?? ".", "wattledger-sim", `${this.id}.json`)),
+                new StateFile(path.join(RED.settings.userDir ?? ".", "wattledger", "simulate", `${this.id}.json`)),
             );
             if (fault !== "none") simulator.command({ fault });
             lifecycle.onInput((msg) => simulator.command(msg.payload));

@@ -5,6 +5,7 @@ import { once } from "node:events";
 import path from "node:path";
 import fc from "fast-check";
 import type { PointValue } from "../../dist/common/reading.js";
+import { StateFile } from "../../dist/common/statefile.js";
 import { isSimulatedDevice } from "../../dist/common/simulated.js";
 import { ModbusLink, type LinkMember } from "../../dist/modbus/link.js";
 import { MbapFraming } from "../../dist/modbus/mbap.js";
@@ -12,7 +13,7 @@ import { TcpTransport } from "../../dist/modbus/tcp.js";
 import { ModbusError } from "../../dist/modbus/transport.js";
 import { buildImage, DEVICES } from "../../dist/simulate/devices.js";
 import { initialState, Plant } from "../../dist/simulate/plant.js";
-import { fileStateStore, PlantSimulator, type SavedState, type SimulatorConfig, type StateStore } from "../../dist/simulate/simulator.js";
+import { PlantSimulator, type SavedState, type SimulatorConfig } from "../../dist/simulate/simulator.js";
 import { decodeModel, type DecodedModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { SunSpecDevice } from "../../dist/sunspec/device.js";
 import { officialModels } from "../../dist/sunspec/model.js";
@@ -25,6 +26,7 @@ const CONFIG: SimulatorConfig = {
     latitude: 52.52, longitude: 13.4, zone: "Europe/Berlin", ratedPowerW: 15_000,
 };
 const MORNING = Date.UTC(2026, 5, 1, 4);
+type StateStore = Pick<StateFile, "load" | "save" | "remove">;
 const UNITS = [1, 2, 3, 10, 20, 200];
 
 /** A simulator on a clock that the test moves, and a link to it; the wire is real. */
@@ -533,14 +535,15 @@ describe("PlantSimulator", () => {
         const dir = await makeDir("wl-sim-");
         try {
             const file = path.join(dir, "sub", "plant.json");
-            const first = await start({}, fileStateStore(file));
+            const first = await start({}, new StateFile(file));
             await first.pass(3);
             await first.close();
             const saved = JSON.parse(readFileSync(file, "utf8")) as SavedState;
             assert.equal(saved.wall, MORNING + 3000);
             writeFileSync(file, '{"wall": 1');
-            const second = await start({}, fileStateStore(file));
-            assert.deepEqual(second.errors, []);
+            const second = await start({}, new StateFile(file));
+            assert.deepEqual(second.errors.map(({ code }: Error & { code?: string }) => code), ["STATE_DAMAGED"]);
+            await second.pass(1);
             await second.close(true);
             assert.equal(existsSync(file), false);
         } finally {

@@ -104,7 +104,7 @@ describe("wl-sim-plant", () => {
             await unload();
             await gone;
         }
-        assert.ok(existsSync(path.join(userDir, "wattledger-sim", "plant.json")));
+        assert.ok(existsSync(path.join(userDir, "wattledger", "simulate", "plant.json")));
     });
 
     it("begins with the fault of its dialog", async () => {
@@ -127,11 +127,14 @@ describe("wl-sim-plant", () => {
     });
 
     it("survives any settings", async () => {
-        const field = fc.oneof(fc.string(), fc.integer(), fc.constantFrom(undefined, null, "${NOT_SET}"), fc.object());
+        const field = fc.oneof(fc.string(), fc.integer(), fc.constantFrom(null, true, "${NOT_SET}", [], [1], {}, { type: "num" }));
         await fc.assert(
             fc.asyncProperty(fc.record({ speed: field, seed: field, timeOfDay: field, fault: field, host: field }), async (def) => {
-                await load({ ...def, port: "-1" });
-                await unload();
+                try {
+                    await load({ ...def, port: "-1" });
+                } finally {
+                    await unload();
+                }
             }),
             { numRuns: 25 },
         );
