@@ -77,7 +77,7 @@ export async function startNodeRed(options: NodeRedOptions): Promise<NodeRed> {
         flowFile: "flows.json",
         credentialSecret: false,
         telemetry: { enabled: false },
-        editorTheme: { tours: false },
+        editorTheme: { tours: false, palette: { catalogues: [] } },
         ...settings,
     };
     await writeFile(path.join(userDir, "settings.js"), `module.exports = ${JSON.stringify(all)};\n`);
