@@ -294,9 +294,10 @@ function qualityOf({ values, bad }: Canonical): Quality {
     return empty && doubtful ? "bad" : empty || doubtful ? "uncertain" : "good";
 }
 
-function isAllZero(values: ModelValues): boolean {
-    for (const name in values) if (name !== "ID" && name !== "L" && values[name] !== 0) return false;
-    return true;
+/** True for a model that says something, and only zeros. */
+function isAllZero({ ID: _id, L: _length, ...values }: ModelValues): boolean {
+    const said = Object.values(values);
+    return said.length > 0 && said.every((value) => value === 0);
 }
 
 function toMilli(wh: number): number {

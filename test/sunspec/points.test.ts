@@ -15,6 +15,7 @@ import {
     type DeviceClass,
     type DeviceFacts,
 } from "../../dist/sunspec/points.js";
+import { BATTERY, INVERTER, METER } from "./devices.js";
 
 const FACTS: DeviceFacts = { meterPositive: "auto", batteryPositive: "discharge", manufacturer: "", ratedW: undefined };
 
@@ -29,25 +30,9 @@ function read(cls: DeviceClass, models: [id: number, values: ModelValues][], fac
     return into;
 }
 
-const INVERTER_103: ModelValues = {
-    A: 18.3, AphA: 6.1, AphB: 6.1, AphC: 6.1, A_SF: -1, PPVphAB: 400, PhVphA: 231.2, PhVphB: 230.9, PhVphC: 229.8, V_SF: -1,
-    W: 4210, W_SF: 1, Hz: 49.98, Hz_SF: -2, VA: 4220, VA_SF: 1, VAr: -150, VAr_SF: 1, PF: -99.77, PF_SF: -2,
-    WH: 812_345, WH_SF: 0, DCW: 4380, DCW_SF: 1, TmpCab: 41.5, Tmp_SF: -1, St: "MPPT", Evt1: 0,
-};
-
-const METER_203: ModelValues = {
-    A: -8.7, AphA: -2.9, A_SF: -1, PhV: 231, PhVphA: 231, PhVphAB: 400, V_SF: 0, Hz: 50, Hz_SF: 0, W: 2000, WphA: 700, WphB: 700, WphC: 600, W_SF: 0,
-    VAR: 300, VAR_SF: 0, PF: 98, PF_SF: 0, TotWhExp: 5000, TotWhImp: 7000, TotWh_SF: 0, Evt: 0,
-};
-
-const BATTERY_802: ModelValues = {
-    WHRtg: 10_000, WHRtg_SF: 0, WChaRteMax: 5000, WDisChaRteMax: 5000, WChaDisChaMax_SF: 0, SoC: 63.5, SoC_SF: -1, SoH: 98, SoH_SF: 0, ChaSt: "DISCHARGING",
-    State: "CONNECTED", Evt1: 0, V: 402.1, V_SF: -1, A: 5, A_SF: 0, W: 2010, W_SF: 0, CellVMax: 3.351, CellVMin: 3.32, CellV_SF: -3,
-};
-
 describe("canonical points", () => {
     it("names an inverter's points in our units", () => {
-        const { values, counters, bad } = read("inverter", [[103, INVERTER_103]]);
+        const { values, counters, bad } = read("inverter", [[103, INVERTER]]);
         assert.deepEqual(values, {
             ac_current_a: 18.3, ac_current_l1_a: 6.1, ac_current_l2_a: 6.1, ac_current_l3_a: 6.1,
             ac_voltage_l1_v: 231.2, ac_voltage_l2_v: 230.9, ac_voltage_l3_v: 229.8, ac_voltage_l1_l2_v: 400,
@@ -79,15 +64,15 @@ describe("canonical points", () => {
 
     it("takes the power factor as percent or as ratio, whichever it is", () => {
         for (const [sent, ratio] of [[-96.91, -0.9691], [100, 1], [1, 1], [0.5, 0.5], [-1, -1], [0, 0]] as const) {
-            const { values } = read("inverter", [[103, { ...INVERTER_103, PF: sent }]]);
+            const { values } = read("inverter", [[103, { ...INVERTER, PF: sent }]]);
             assert.equal(values["power_factor_ratio"], ratio);
         }
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, PF: 320 }]]).bad["power_factor_ratio"], "range");
+        assert.equal(read("inverter", [[103, { ...INVERTER, PF: 320 }]]).bad["power_factor_ratio"], "range");
     });
 
     it("gives one set of points a tracker of an inverter's maximum power", () => {
         const module = [1, 2].map((n) => ({ ID: n, DCA: n, DCV: 600 + n, DCW: 1000 * n, DCWH: 5000 * n, Tmp: 30 + n, DCSt: "MPPT", DCEvt: n === 2 ? 1 << 7 : 0 }));
-        const { values, counters } = read("inverter", [[103, INVERTER_103], [160, { DCA_SF: 0, DCV_SF: 0, DCW_SF: 0, DCWH_SF: 1, N: 2, module }]]);
+        const { values, counters } = read("inverter", [[103, INVERTER], [160, { DCA_SF: 0, DCV_SF: 0, DCW_SF: 0, DCWH_SF: 1, N: 2, module }]]);
         assert.deepEqual(
             ["mppt1_dc_power_w", "mppt2_dc_power_w", "mppt2_dc_voltage_v", "mppt2_dc_current_a", "mppt1_temperature_c", "mppt1_state", "mppt1_alarms", "mppt2_alarms"].map((point) => values[point]),
             [1000, 2000, 602, 2, 31, "MPPT", "", "OVER_TEMP"],
@@ -110,7 +95,7 @@ describe("canonical points", () => {
             { IDStr: "MPPT 1", DCW: 3000 }, { IDStr: "MPPT 2", DCW: 0 },
             { IDStr: "StCha 3", DCW: 1800, DCWH: 40_000 }, { IDStr: "StDisCha 4", DCW: 0, DCWH: 35_000 },
         ];
-        const models: [number, ModelValues][] = [[103, INVERTER_103], [124, { ChaState: 41, ChaState_SF: 0, ChaSt: "CHARGING" }], [160, { DCW_SF: 0, DCWH_SF: 0, N: 4, module }]];
+        const models: [number, ModelValues][] = [[103, INVERTER], [124, { ChaState: 41, ChaState_SF: 0, ChaSt: "CHARGING" }], [160, { DCW_SF: 0, DCWH_SF: 0, N: 4, module }]];
         const battery = read("battery", models);
         assert.equal(battery.values["dc_power_w"], -1800);
         assert.equal(battery.values["soc_pct"], 41);
@@ -123,7 +108,7 @@ describe("canonical points", () => {
     });
 
     describe("signs", () => {
-        const power = (facts: Partial<DeviceFacts>, W: number) => read("meter", [[203, { ...METER_203, W }]], facts).values["ac_power_w"];
+        const power = (facts: Partial<DeviceFacts>, W: number) => read("meter", [[203, { ...METER, W }]], facts).values["ac_power_w"];
 
         it("a meter's grid import is positive, whichever way the device counts", () => {
             assert.equal(power({ meterPositive: "import" }, 2000), 2000);
@@ -140,7 +125,7 @@ describe("canonical points", () => {
         });
 
         it("phases and reactive power turn with it; counters and magnitudes do not", () => {
-            const { values, counters } = read("meter", [[203, METER_203]], { meterPositive: "export" });
+            const { values, counters } = read("meter", [[203, METER]], { meterPositive: "export" });
             assert.deepEqual(
                 ["ac_power_l1_w", "ac_power_l3_w", "ac_reactive_power_var", "ac_voltage_v", "ac_voltage_l1_l2_v", "ac_current_l1_a"].map((point) => values[point]),
                 [-700, -600, -300, 231, 400, -2.9],
@@ -151,7 +136,7 @@ describe("canonical points", () => {
         it("a battery's discharge is positive, whichever way the device counts", () => {
             for (const [batteryPositive, sign] of [["discharge", 1], ["charge", -1]] as const) {
                 for (const W of [2010, -2010]) {
-                    const { values } = read("battery", [[802, { ...BATTERY_802, W, A: W / 402 }]], { batteryPositive });
+                    const { values } = read("battery", [[802, { ...BATTERY, W, A: W / 402 }]], { batteryPositive });
                     assert.equal(values["dc_power_w"], sign * W);
                     assert.equal(values["dc_current_a"], sign * 5 * Math.sign(W));
                 }
@@ -163,12 +148,12 @@ describe("canonical points", () => {
         });
 
         it("an inverter's generation is positive whatever the options", () => {
-            assert.equal(read("inverter", [[103, INVERTER_103]], { meterPositive: "export", batteryPositive: "charge" }).values["ac_power_w"], 4210);
+            assert.equal(read("inverter", [[103, INVERTER]], { meterPositive: "export", batteryPositive: "charge" }).values["ac_power_w"], 4210);
         });
     });
 
     it("names a battery's points", () => {
-        const { values, counters } = read("battery", [[802, BATTERY_802], [803, { NStr: 0, NStrCon: 0, ModTmpMax: 31.5, ModTmpMin: 29, ModTmp_SF: -1, CellV_SF: 0, A_SF: 0, SoC_SF: 0 }]]);
+        const { values, counters } = read("battery", [[802, BATTERY], [803, { NStr: 0, NStrCon: 0, ModTmpMax: 31.5, ModTmpMin: 29, ModTmp_SF: -1, CellV_SF: 0, A_SF: 0, SoC_SF: 0 }]]);
         assert.deepEqual(values, {
             soc_pct: 63.5, soh_pct: 98, dc_voltage_v: 402.1, dc_current_a: 5, dc_power_w: 2010, energy_capacity_wh: 10_000, cell_voltage_max_v: 3.351,
             cell_voltage_min_v: 3.32, charge_state: "DISCHARGING", state: "CONNECTED", alarms: "", module_temperature_max_c: 31.5, module_temperature_min_c: 29,
@@ -196,7 +181,7 @@ describe("canonical points", () => {
     });
 
     it("keeps flags and states that the model does not name", () => {
-        const { values } = read("inverter", [[103, { ...INVERTER_103, St: 42, StVnd: 7, Evt1: 1 | (1 << 20), EvtVnd2: 0b101 }]]);
+        const { values } = read("inverter", [[103, { ...INVERTER, St: 42, StVnd: 7, Evt1: 1 | (1 << 20), EvtVnd2: 0b101 }]]);
         assert.equal(values["state"], "42");
         assert.equal(values["vendor_state"], "7");
         assert.equal(values["alarms"], "GROUND_FAULT,Evt1:20,EvtVnd2:0,EvtVnd2:2");
@@ -204,20 +189,20 @@ describe("canonical points", () => {
 
     it("turns Kostal's counter, which runs below zero", () => {
         const WH = 2 ** 32 - 37_325_890;
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, WH }]], { manufacturer: "KOSTAL" }).counters["ac_energy_export_wh"]?.wh, 37_325_890);
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, WH: 812_345 }]], { manufacturer: "KOSTAL" }).counters["ac_energy_export_wh"]?.wh, 812_345);
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, WH }]]).counters["ac_energy_export_wh"]?.wh, WH);
+        assert.equal(read("inverter", [[103, { ...INVERTER, WH }]], { manufacturer: "KOSTAL" }).counters["ac_energy_export_wh"]?.wh, 37_325_890);
+        assert.equal(read("inverter", [[103, { ...INVERTER, WH: 812_345 }]], { manufacturer: "KOSTAL" }).counters["ac_energy_export_wh"]?.wh, 812_345);
+        assert.equal(read("inverter", [[103, { ...INVERTER, WH }]]).counters["ac_energy_export_wh"]?.wh, WH);
     });
 
     it("scales a counter's end with the counter", () => {
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, WH: 8000, WH_SF: 3 }]]).counters["ac_energy_export_wh"]?.modulusWh, 2 ** 32 * 1000);
+        assert.equal(read("inverter", [[103, { ...INVERTER, WH: 8000, WH_SF: 3 }]]).counters["ac_energy_export_wh"]?.modulusWh, 2 ** 32 * 1000);
     });
 
     it("leaves out what is absent and marks what is broken", () => {
-        const { Tmp_SF: _gone, TmpCab: _too, ...rest } = INVERTER_103;
+        const { Tmp_SF: _gone, TmpCab: _too, ...rest } = INVERTER;
         const { values, bad } = read("inverter", [[103, rest]]);
         assert.ok(!("cabinet_temperature_c" in values) && !("cabinet_temperature_c" in bad));
-        const noFactor = encodeModel(officialModels.get(103)!, INVERTER_103);
+        const noFactor = encodeModel(officialModels.get(103)!, INVERTER);
         // W_SF is register 15 of the model.
         noFactor.writeInt16BE(-0x8000, 15 * 2);
         const into = emptyCanonical();
@@ -227,11 +212,11 @@ describe("canonical points", () => {
     });
 
     it("refuses what no such device can measure", () => {
-        const spike = read("inverter", [[103, { ...INVERTER_103, W: 9_000_000, W_SF: 3 }]], { ratedW: 5000 });
+        const spike = read("inverter", [[103, { ...INVERTER, W: 9_000_000, W_SF: 3 }]], { ratedW: 5000 });
         assert.equal(spike.bad["ac_power_w"], "range");
         assert.ok(!("ac_power_w" in spike.values));
-        assert.equal(read("inverter", [[103, { ...INVERTER_103, Hz: 327, Hz_SF: 0 }]]).bad["ac_frequency_hz"], "range");
-        assert.equal(read("battery", [[802, { ...BATTERY_802, SoC: 6553, SoC_SF: 0 }]]).bad["soc_pct"], "range");
+        assert.equal(read("inverter", [[103, { ...INVERTER, Hz: 327, Hz_SF: 0 }]]).bad["ac_frequency_hz"], "range");
+        assert.equal(read("battery", [[802, { ...BATTERY, SoC: 6553, SoC_SF: 0 }]]).bad["soc_pct"], "range");
     });
 
     it("ranks classes and finds ratings", () => {
