@@ -2,33 +2,51 @@ import path from "node:path";
 import type { Clock } from "../common/clock.js";
 import type { Deliver } from "./delivery.js";
 import { Outbox, type OutboxOptions, type OutboxStats } from "./outbox.js";
-import { Series } from "./series.js";
-import { Spool } from "./spool.js";
+import { Series, type Retention, type SeriesStats } from "./series.js";
+import { Spool, type SpoolStats } from "./spool.js";
 
 export interface StoreOptions {
     folder: string;
+    /** Samples of the series wait at most this long for their commit, ms. */
+    commitMs?: number;
+    /** Days each resolution is kept. */
+    retention?: Partial<Retention>;
+    /** IANA zone of the local day. */
+    zone?: string;
+    /** Bounds of what waits for each kind of destination: bytes and age. */
+    spool?: { maxBytes?: number; maxAgeMs?: number };
     clock?: Clock;
 }
 
-/** What a person should know of the store; `problems` is empty when all is well. */
 export interface StoreHealth {
+    /** What a person should know, each as a sentence without its stop; empty when all is well. */
     problems: string[];
+    series: SeriesStats;
+    spools: Record<string, SpoolStats>;
     outboxes: Record<string, OutboxStats>;
 }
 
-/** One folder with everything that must survive: series and spools. */
+/** One folder with everything that must survive: series, and spools with their outboxes. */
 export class Store {
-    readonly series = new Series();
+    readonly series: Series;
     private readonly spools = new Map<string, Spool>();
     private readonly outboxes = new Map<string, Outbox>();
+    private readonly listeners = new Set<() => void>();
+    private closing: Promise<void> | undefined;
 
-    constructor(readonly options: StoreOptions) {}
+    constructor(readonly options: StoreOptions) {
+        const { spool: _spool, ...series } = options;
+        this.series = new Series(series);
+        this.series.onChange(this.notify);
+    }
 
     /** The spool of that name, opened on first use; `points` holds line protocol for InfluxDB. */
     spool(name = "points"): Spool {
         let spool = this.spools.get(name);
         if (!spool) {
-            spool = new Spool({ folder: path.join(this.options.folder, "spool", name) });
+            const { folder, spool: bounds, clock } = this.options;
+            spool = new Spool({ folder: path.join(folder, "spool", name), ...bounds, ...(clock && { clock }) });
+            spool.onChange(this.notify);
             this.spools.set(name, spool);
         }
         return spool;
@@ -39,7 +57,9 @@ export class Store {
      * Close it when the destination goes; its place stays.
      */
     outbox(name: string, deliver: Deliver, options: OutboxOptions & { spool?: string } = {}): Outbox {
-        const outbox = new Outbox(this.spool(options.spool), name, deliver, options);
+        const { clock } = this.options;
+        const outbox = new Outbox(this.spool(options.spool), name, deliver, { ...(clock && { clock }), ...options });
+        outbox.onChange(this.notify);
         this.outboxes.set(name, outbox);
         return outbox;
     }
@@ -53,13 +73,62 @@ export class Store {
     }
 
     health(): StoreHealth {
-        return { problems: [], outboxes: Object.fromEntries([...this.outboxes].map(([name, outbox]) => [name, outbox.stats()])) };
+        const series = this.series.stats();
+        const spools = mapValues(this.spools, (spool) => spool.stats());
+        const outboxes = mapValues(this.outboxes, (outbox) => outbox.stats());
+        const problems: string[] = [];
+        if (series.state === "memory" || series.state === "failed") problems.push(`Readings are not kept: ${series.reason}`);
+        if (series.setAside !== undefined) problems.push(`The series was damaged and is set aside as ${path.basename(series.setAside)}`);
+        for (const [name, { state, reason }] of Object.entries(spools)) {
+            if (state === "memory") problems.push(`What waits for delivery (${name}) is in memory only: ${reason}`);
+            if (state === "failed") problems.push(`Nothing can be delivered (${name}): ${reason}`);
+        }
+        return { problems, series, spools, outboxes };
+    }
+
+    /** Calls `listener` when the health may have changed; the returned function ends it. */
+    onChange(listener: () => void): () => void {
+        this.listeners.add(listener);
+        return () => this.listeners.delete(listener);
     }
 
     /** Flushes and closes all; within 2 s. */
-    async close(): Promise<void> {
-        await Promise.all([...this.outboxes.values()].map((outbox) => outbox.close()));
-        await Promise.all([...this.spools.values()].map((spool) => spool.close()));
-        await this.series.close();
+    close(): Promise<void> {
+        return (this.closing ??= this.shut());
     }
+
+    private async shut(): Promise<void> {
+        const series = this.series.close();
+        await Promise.all([...this.outboxes.values()].map((outbox) => outbox.close()));
+        await Promise.all([series, ...[...this.spools.values()].map((spool) => spool.close())]);
+    }
+
+    private readonly notify = (): void => {
+        for (const listener of this.listeners) listener();
+    };
+}
+
+const shared = new Map<string, { store: Store; users: number }>();
+
+/** The store of a folder, one for all who ask in this process; the first one's options hold. Give it back with `release`. */
+export function shareStore(options: StoreOptions): { store: Store; release: () => Promise<void> } {
+    const folder = path.resolve(options.folder);
+    const entry = shared.get(folder) ?? { store: new Store({ ...options, folder }), users: 0 };
+    shared.set(folder, entry);
+    entry.users++;
+    let isReleased = false;
+    return {
+        store: entry.store,
+        release: async () => {
+            if (isReleased) return;
+            isReleased = true;
+            if (--entry.users > 0) return;
+            shared.delete(folder);
+            await entry.store.close();
+        },
+    };
+}
+
+function mapValues<T, R>(map: Map<string, T>, change: (value: T) => R): Record<string, R> {
+    return Object.fromEntries([...map].map(([key, value]) => [key, change(value)]));
 }

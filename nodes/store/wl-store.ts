@@ -1,11 +1,21 @@
 import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
-import { configure, parseConfig, textField } from "../common/config.js";
+import { configure, numberField, parseConfig, textField } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import { Store } from "./store.js";
+import type { SiteNode } from "../common/wl-site.js";
+import { shareStore, type Store } from "./store.js";
 
-const schema = z.object({ folder: textField("wattledger") });
+const schema = z.object({
+    folder: textField("wattledger"),
+    commitS: numberField({ min: 1, max: 3600, default: 10 }),
+    rawDays: numberField({ min: 1, max: 3650, default: 7, integer: true }),
+    minuteDays: numberField({ min: 1, max: 3650, default: 60, integer: true }),
+    hourDays: numberField({ min: 1, max: 36_500, default: 730, integer: true }),
+    dayDays: numberField({ min: 1, max: 36_500, default: 7300, integer: true }),
+    spoolMb: numberField({ min: 8, max: 1_000_000, default: 512 }),
+    spoolDays: numberField({ min: 1, max: 3650, default: 30 }),
+});
 
 export interface StoreNode extends Node {
     /** Undefined while the settings are unusable. */
@@ -13,13 +23,32 @@ export interface StoreNode extends Node {
 }
 
 export default (RED: NodeAPI): void => {
-    RED.nodes.registerType("wl-store", function (this: StoreNode, def: NodeDef) {
+    RED.nodes.registerType("wl-store", function (this: StoreNode, def: NodeDef & { site?: string }) {
         RED.nodes.createNode(this, def);
         configure(this, () => {
-            const { folder } = parseConfig(schema, def);
-            const store = new Store({ folder: path.resolve(RED.settings.userDir ?? ".", folder) });
+            const config = parseConfig(schema, def);
+            const site = def.site ? (RED.nodes.getNode(def.site) as SiteNode | null)?.site : undefined;
+            const { store, release } = shareStore({
+                folder: path.resolve(RED.settings.userDir ?? "", config.folder),
+                commitMs: config.commitS * 1000,
+                retention: { raw: config.rawDays, minute: config.minuteDays, hour: config.hourDays, day: config.dayDays },
+                zone: site?.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone,
+                spool: { maxBytes: config.spoolMb * 1e6, maxAgeMs: config.spoolDays * 86_400_000 },
+            });
             this.store = store;
-            new Lifecycle(this).onClose(() => store.close());
+            new Lifecycle(this).onClose(release);
+            reportProblems(this, store);
         });
     });
 };
+
+/** One line in the log when something goes wrong, and one when it is well again. */
+function reportProblems(node: Node, store: Store): void {
+    let known: string[] = [];
+    store.onChange(() => {
+        const { problems } = store.health();
+        for (const problem of problems) if (!known.includes(problem)) node.warn(`${problem}.`);
+        if (known.length > 0 && problems.length === 0) node.log("The store is well again.");
+        known = problems;
+    });
+}
