@@ -39,11 +39,10 @@ export class TcpTransport implements Transport {
         this.socket = socket;
         // Before connect: an error without a listener ends the process.
         socket.on("error", (error) => this.end(this.closed(errorCode(error) ?? error.message, error)));
-        socket.on("end", () => this.end(this.closed("the device closed it")));
         socket.on("data", (chunk: Buffer) => this.receive(chunk));
         this.gone = new Promise((resolve) => {
             socket.once("close", () => {
-                this.end(this.closed("it was closed"));
+                this.end(this.closed("the device closed it"));
                 resolve();
             });
         });

@@ -218,8 +218,8 @@ export const faults = {
         const data = Buffer.alloc(quantity * 2, 0x5a);
         send(mbap(asked.transaction, asked.unit, Buffer.concat([Buffer.from([asked.function, data.length]), data])));
     },
-    /** An exception without its code, or with too many bytes. */
-    exceptionBody: (...body: number[]): Behaviour => (asked, { send }) => send(mbap(asked.transaction, asked.unit, [asked.function | 0x80, ...body])),
+    /** A PDU of any bytes. */
+    pdu: (...bytes: number[]): Behaviour => (asked, { send }) => send(mbap(asked.transaction, asked.unit, bytes)),
     duplicate: ((_asked, { right, send }) => send(Buffer.concat([right, right]))) as Behaviour,
     /** The answer to the request before, as it was sent then, and never the right one. */
     replay: ((_asked, { previous, send }) => send(previous)) as Behaviour,

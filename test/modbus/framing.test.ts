@@ -163,9 +163,9 @@ function hostile({ kind, value }: Exchange, transaction: number, request: ReadRe
         case 13:
             return bend((frame) => (frame[value % frame.length] = value >> 8));
         case 14:
-            return mbap(transaction, request.unit, Buffer.concat([Buffer.from([code | 0x80, value & 0xff]), Buffer.alloc(value % 3)]));
+            return mbap(transaction, request.unit, Buffer.concat([Buffer.from([(value & 1 ? code : value >> 8) | 0x80, value & 0xff]), Buffer.alloc(value % 3)]));
         default:
-            return Buffer.concat([mbap(transaction - 1 - (value % 5), value & 0xff, [value & 0xff, 1, 2]), right]);
+            return Buffer.concat([mbap(transaction - 1 - (value % 5), value & 0xff, Buffer.alloc(value % 7, value)), right]);
     }
 }
 

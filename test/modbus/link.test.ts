@@ -5,7 +5,7 @@ import type { LinkMember, LinkOptions } from "../../dist/modbus/link.js";
 import { MbapFraming } from "../../dist/modbus/mbap.js";
 import { sharedLink, tryConnect } from "../../dist/modbus/links.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
-import { ModbusError } from "../../dist/modbus/transport.js";
+import { ModbusError, type Transport } from "../../dist/modbus/transport.js";
 import { faults, FaultServer } from "./fault-server.js";
 import { holding, outcome, Rig, SETTINGS } from "./rig.js";
 
@@ -55,6 +55,29 @@ describe("ModbusLink", () => {
             assert.equal(rig.server.connections, 21);
             assert.equal(rig.overlaps, 0);
             await member.leave();
+        });
+
+        it("opens no connection before the last one is closed", async () => {
+            const steps: string[] = [];
+            let closed: (() => void) | undefined;
+            const transport = (): Transport => ({
+                open: () => Promise.resolve(void steps.push("open")),
+                exchange: () => Promise.resolve(Buffer.alloc(8)),
+                close: () => new Promise((resolve) => (closed = () => resolve(void steps.push("closed")))),
+            });
+            await start({ createTransport: transport });
+            const first = rig.join();
+            await first.read(holding(1));
+            const left = first.leave();
+            const second = rig.join();
+            const read = second.read(holding(1));
+            await rig.wire();
+            closed?.();
+            await Promise.all([left, read]);
+            assert.deepEqual(steps, ["open", "closed", "open"]);
+            const done = second.leave();
+            closed?.();
+            await done;
         });
 
         it("tells who joins and leaves at once: reads of a user that has left are refused", async () => {
@@ -144,6 +167,12 @@ describe("ModbusLink", () => {
             await rig.readsRight(member, holding(1));
             await rig.readsRight(member, holding(1));
             assert.deepEqual([rig.lost.length, rig.back], [1, 1]);
+            attempts.length = 0;
+            rig.server.script(faults.reset);
+            assert.equal(await outcome(member.read(holding(1))), "MODBUS_CLOSED");
+            const lostAt = rig.clock.monotonic();
+            await rig.pass(1_000, 250);
+            assert.deepEqual(attempts, [lostAt + 1_000], "the next outage begins with a short wait again");
             await member.leave();
         });
 
@@ -196,9 +225,11 @@ describe("ModbusLink", () => {
             await rig.pass(10_000);
             assert.equal(rig.link.state.name, "up");
             await other.leave();
-            await rig.readsRight(member, holding(1));
-            await rig.pass(4_900);
-            assert.equal(rig.link.state.name, "up");
+            for (let i = 0; i < 3; i++) {
+                await rig.readsRight(member, holding(1));
+                await rig.pass(4_900);
+                assert.equal(rig.link.state.name, "up");
+            }
             await rig.pass(200);
             assert.equal(rig.link.state.name, "idle");
             await rig.readsRight(member, holding(1));
@@ -376,6 +407,34 @@ describe("ModbusLink", () => {
                 right += (await Promise.all(reads)).filter((data) => Buffer.isBuffer(data)).length;
             }
             assert.equal(right, 9 * 120);
+            await member.leave();
+        });
+
+        it("are asked by one read at a time: others are refused at once", async () => {
+            await start();
+            const member = rig.join();
+            rig.server.otherwise = faults.silent;
+            await rig.in("up");
+            await timesOut(member, 1);
+            rig.clock.advance(2_000);
+            const probe = outcome(member.read(holding(1)));
+            assert.equal(await outcome(member.read(holding(1))), "MODBUS_BACKOFF");
+            await member.leave();
+            assert.equal(await probe, "MODBUS_CLOSED");
+        });
+
+        it("are left alone on a new connection too, when it was they who broke the last one", async () => {
+            await start();
+            const member = rig.join();
+            await rig.readsRight(member, holding(1));
+            rig.server.script(faults.length(0));
+            assert.equal(await outcome(member.read(holding(7))), "MODBUS_FRAME");
+            rig.clock.advance(1_000);
+            await rig.in("up");
+            assert.equal(await outcome(member.read(holding(7))), "MODBUS_BACKOFF");
+            await rig.readsRight(member, holding(1));
+            rig.clock.advance(1_000);
+            await rig.readsRight(member, holding(7));
             await member.leave();
         });
 

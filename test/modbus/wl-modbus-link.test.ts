@@ -168,6 +168,16 @@ describe("wl-modbus-link", () => {
             });
         }
 
+        it("ends with the link, even when a user forgets to leave", async () => {
+            await helper.load(nodes, [tab("a"), link("l1"), out("ra", "a")]);
+            const connected = once(server, "connection");
+            helper.getNode<ModbusLinkNode>("l1").register(helper.getNode("ra-out"));
+            await connected;
+            const gone = once(server, "disconnection");
+            await helper.clearFlows();
+            await gone;
+        });
+
         it("ends at once while a device keeps silent, with the socket closed", async () => {
             server.otherwise = faults.silent;
             await helper.load(nodes, plant([link("l1", { timeoutMs: "60000" })], "l1"));
