@@ -78,6 +78,8 @@ export class UnitPoller {
     /** Polls now, or waits for the poll that is under way; a unit that is left alone after failures is asked too. */
     async pollNow(signal: AbortSignal): Promise<void> {
         this.walkAt = -Infinity;
+        // A walk goes out to such a unit, a read does not.
+        if (this.failures > 0) this.reader.invalidate();
         await this.poll(signal);
     }
 

@@ -10,7 +10,7 @@ import type { LinkState } from "../modbus/link.js";
 import type { ModbusReader } from "../modbus/transport.js";
 import { type SunSpecConfig, unitsOf } from "./config.js";
 import { discover, type Discovered, SUNSPEC_UNITS } from "./discover.js";
-import { asWattError, UnitPoller } from "./poller.js";
+import { asWattError, UnitPoller, type UnitState } from "./poller.js";
 import { UnitReader } from "./unit-reader.js";
 
 export interface SourceListener {
@@ -170,7 +170,8 @@ export class SunSpecSource {
     }
 
     private polled(): void {
-        const { kind, text } = summarise([...this.pollers.values()], [...this.latest.values()]);
+        const units = [...this.pollers.values()].map(({ state, late, reader }) => ({ state, late, devices: reader.devices.length }));
+        const { kind, text } = summarise(units, [...this.latest.values()]);
         if (this.wasDown) this.options.listener.onStatus("error", "no connection");
         else this.options.listener.onStatus(kind, text);
         if (this.clock.monotonic() >= this.saveAt) this.save();
@@ -196,16 +197,25 @@ export class SunSpecSource {
     }
 }
 
+/** What a status needs to know of a unit. */
+export interface UnitSummary {
+    state: UnitState;
+    late: boolean;
+    /** How many devices it shows; 0 while that is not known. */
+    devices: number;
+}
+
 /** The node's status in a few words. */
-export function summarise(pollers: readonly UnitPoller[], readings: readonly ReadingMessage[]): { kind: StatusKind; text: string } {
-    if (pollers.every(({ state }) => state === "new")) return { kind: "busy", text: "searching" };
-    const count = (of: readonly UnitPoller[]) => of.reduce((sum, { reader }) => sum + Math.max(1, reader.devices.length), 0);
-    const total = count(pollers.filter(({ state }) => state !== "new"));
-    const answering = count(pollers.filter(({ state }) => state === "ok"));
+export function summarise(units: readonly UnitSummary[], readings: readonly ReadingMessage[]): { kind: StatusKind; text: string } {
+    const asked = units.filter(({ state }) => state !== "new");
+    if (asked.length === 0) return { kind: "busy", text: "searching" };
+    if (asked.length === units.length && units.every(({ state }) => state === "lost")) return { kind: "error", text: "no answer" };
+    const count = (of: readonly UnitSummary[]) => of.reduce((sum, { devices }) => sum + Math.max(1, devices), 0);
+    const total = count(asked);
+    const well = count(asked.filter(({ state }) => state === "ok"));
     const devices = total === 1 ? "1 device" : `${total} devices`;
-    if (answering === 0 && pollers.every(({ state }) => state === "lost")) return { kind: "error", text: "no answer" };
-    if (answering < total) return { kind: "warn", text: `${answering} of ${total} devices` };
-    if (pollers.some(({ late }) => late)) return { kind: "warn", text: `${devices}, too slow` };
+    if (well < total) return { kind: "warn", text: `${well} of ${devices}` };
+    if (asked.some(({ late }) => late)) return { kind: "warn", text: `${devices}, too slow` };
     const inverters = readings.filter(({ reading }) => reading.class === "inverter");
     if (inverters.length > 0 && inverters.every(isAsleep)) return { kind: "idle", text: `${devices}, night` };
     return { kind: "ok", text: devices };
