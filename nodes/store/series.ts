@@ -112,6 +112,8 @@ const MOST_POINTS = 4096;
 const MOST_TEXT = 1000;
 /** A minute is rolled up so long after its end, so that what comes a little late does not write it twice. */
 const SETTLE_MS = 15_000;
+/** In a site or device: would not come back from the database as it went in. */
+const UNSOUND = /[\0/\uD800-\uDFFF]/u;
 const RETRY_MS = 30_000;
 const CLEAN_MS = 10 * MINUTE;
 /** Work on the event loop pauses after so long. */
@@ -166,7 +168,8 @@ export class Series {
 
     /**
      * Takes a sample into the next commit. The same (site, device, point, time) again is one value.
-     * False when it cannot be kept: its time is before 2024, more than a day ahead, or older than what is kept as raw data.
+     * False when it cannot be kept: its time is before 2024, more than a day ahead, or older than what is kept as raw data; or
+     * site or device hold a slash.
      */
     append(sample: Sample): boolean {
         const { payload, timestamp: t } = sample;
@@ -179,7 +182,7 @@ export class Series {
             values[point] = typeof value === "string" && value.length > MOST_TEXT ? value.slice(0, MOST_TEXT) : value;
             count++;
         }
-        if (this.closing || this.state === "failed" || !this.isTimely(t)) {
+        if (this.closing || this.state === "failed" || !this.isTimely(t) || UNSOUND.test(site) || UNSOUND.test(name)) {
             this.refused++;
             return false;
         }

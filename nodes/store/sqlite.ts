@@ -28,6 +28,7 @@ export interface Database {
 interface Statement {
     run(values: SqlValue[]): unknown;
     all(values: SqlValue[]): unknown[];
+    finalize(): void;
 }
 
 interface Driver {
@@ -52,7 +53,7 @@ export function nodeSqlite(): ((file: string) => Driver) | undefined {
                 exec: (sql) => db.exec(sql),
                 prepare: (sql) => {
                     const statement = db.prepare(sql);
-                    return { run: (values) => statement.run(...values), all: (values) => statement.all(...values) };
+                    return { run: (values) => statement.run(...values), all: (values) => statement.all(...values), finalize: () => undefined };
                 },
                 close: () => db.close(),
             };
@@ -76,20 +77,7 @@ export function wasmSqlite(file: string): Driver {
     const db = new WasmDatabase(file);
     // It has no shared memory, so that a write-ahead log needs the file for itself.
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
-    const statements: { finalize(): void }[] = [];
-    return {
-        backend: "node-sqlite3-wasm",
-        exec: (sql) => db.exec(sql),
-        prepare: (sql) => {
-            const statement = db.prepare(sql);
-            statements.push(statement);
-            return statement;
-        },
-        close: () => {
-            for (const statement of statements) statement.finalize();
-            db.close();
-        },
-    };
+    return { backend: "node-sqlite3-wasm", exec: (sql) => db.exec(sql), prepare: (sql) => db.prepare(sql), close: () => db.close() };
 }
 
 /** Opens a file, made where there is none. `backend` is for tests; the running Node decides. */
@@ -97,16 +85,31 @@ export function openDatabase(file: string, backend?: SqlBackend): Database {
     const native = backend === "node-sqlite3-wasm" ? undefined : nodeSqlite();
     const driver = typed(() => (native ?? wasmSqlite)(file));
     const prepared = new Map<string, Statement>();
-    const statement = (sql: string): Statement => {
-        let found = prepared.get(sql);
-        if (!found) prepared.set(sql, (found = driver.prepare(sql)));
-        return found;
+    const discard = (sql: string) => {
+        try {
+            prepared.get(sql)?.finalize();
+        } catch {
+            // It repeats the error of its last run.
+        }
+        prepared.delete(sql);
     };
+    const use = <T>(sql: string, work: (statement: Statement) => T): T =>
+        typed(() => {
+            let statement = prepared.get(sql);
+            if (!statement) prepared.set(sql, (statement = driver.prepare(sql)));
+            try {
+                return work(statement);
+            } catch (error) {
+                // The WebAssembly build cannot use a statement again that has failed.
+                discard(sql);
+                throw error;
+            }
+        });
     const db: Database = {
         backend: driver.backend,
         exec: (sql) => typed(() => driver.exec(sql)),
-        run: (sql, ...values) => typed(() => void statement(sql).run(values)),
-        all: <Row>(sql: string, ...values: SqlValue[]) => typed(() => statement(sql).all(values) as Row[]),
+        run: (sql, ...values) => use(sql, (statement) => void statement.run(values)),
+        all: <Row>(sql: string, ...values: SqlValue[]) => use(sql, (statement) => statement.all(values) as Row[]),
         transaction: (work) => {
             db.exec("BEGIN IMMEDIATE");
             try {
@@ -121,7 +124,10 @@ export function openDatabase(file: string, backend?: SqlBackend): Database {
                 throw error;
             }
         },
-        close: () => typed(() => driver.close()),
+        close: () => {
+            for (const sql of prepared.keys()) discard(sql);
+            typed(() => driver.close());
+        },
     };
     return db;
 }
@@ -130,7 +136,7 @@ export function openDatabase(file: string, backend?: SqlBackend): Database {
 const CODES: [RegExp, string, string][] = [
     [/malformed|not a database|missing from index|database corruption/i, "SQLITE_DAMAGED", "the database is damaged"],
     [/disk is full/i, "SQLITE_FULL", "the disk is full"],
-    [/readonly|read-only|unable to open/i, "SQLITE_READONLY", "the folder takes no writes: check its permissions and whether the disk is read-only"],
+    [/readonly|read-only|(unable|could not) (to )?open/i, "SQLITE_READONLY", "the folder takes no writes: check its permissions and whether the disk is read-only"],
     [/locked/i, "SQLITE_LOCKED", "another program holds the database"],
     [/I\/O error/i, "SQLITE_IO", "the disk reports errors"],
 ];

@@ -36,16 +36,17 @@ export default (RED: NodeAPI): void => {
                 spool: { maxBytes: config.spoolMb * 1e6, maxAgeMs: config.spoolDays * 86_400_000 },
             });
             this.store = store;
-            new Lifecycle(this).onClose(release);
-            reportProblems(this, store);
+            const lifecycle = new Lifecycle(this);
+            lifecycle.onClose(release);
+            lifecycle.onClose(reportProblems(this, store));
         });
     });
 };
 
 /** One line in the log when something goes wrong, and one when it is well again. */
-function reportProblems(node: Node, store: Store): void {
+function reportProblems(node: Node, store: Store): () => void {
     let known: string[] = [];
-    store.onChange(() => {
+    return store.onChange(() => {
         const { problems } = store.health();
         for (const problem of problems) if (!known.includes(problem)) node.warn(`${problem}.`);
         if (known.length > 0 && problems.length === 0) node.log("The store is well again.");
