@@ -57,7 +57,8 @@ describe("MBAP framing", () => {
         assert.equal(impossible({ ...good, quantity: 51 }, 50)?.code, "MODBUS_REQUEST");
     });
 
-    it("takes nothing wrong from 100,000 hostile frames, however they are split", () => {
+    it("takes nothing wrong from 100,000 hostile frames, however they are split", function () {
+        this.timeout(60_000);
         const property = fc.property(fc.array(exchange, { minLength: 50, maxLength: 50 }), fc.boolean(), (exchanges, checkUnit) => {
             const tally = play(exchanges, checkUnit);
             assert.equal(tally.frames, exchanges.length);
