@@ -60,7 +60,7 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    RED.httpAdmin.post("/wl-modbus-link/test", RED.auth.needsPermission("wl-modbus-link.write"), (request, response) => {
+    RED.httpAdmin.post("/wattledger/modbus/test", RED.auth.needsPermission("wl-modbus-link.write"), (request, response) => {
         test(resolveEnv(RED, request.body)).then(
             (ms) => response.json({ ms }),
             (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),

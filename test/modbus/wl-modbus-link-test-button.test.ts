@@ -40,7 +40,7 @@ describe("The Test button of wl-modbus-link", function () {
     }
 
     async function press(body: unknown, authorization = `Bearer ${token}`): Promise<Answer> {
-        const response = await fetch(`${red.url}/wl-modbus-link/test`, {
+        const response = await fetch(`${red.url}/wattledger/modbus/test`, {
             method: "POST",
             headers: { "content-type": "application/json", ...(authorization && { authorization }) },
             body: JSON.stringify(body),
