@@ -33,11 +33,19 @@ const chosenSchema = z.object({
     name: textField("").pipe(z.string().regex(/^[A-Za-z0-9_.-]*$/, "takes letters, digits, dot, dash and underscore only")),
 });
 
+function haveOwnNames(devices: readonly { name: string }[]): boolean {
+    const names = devices.map(({ name }) => name).filter((name) => name !== "");
+    return new Set(names).size === names.length;
+}
+
 const seconds = (options: Parameters<typeof numberField>[0]) => numberField(options).transform((value) => value * 1000);
 
 export const sunspecSchema = z.object({
     units: unitsField,
-    devices: z.preprocess((value) => value ?? [], z.array(chosenSchema, { error: "must be a list of devices" })),
+    devices: z.preprocess(
+        (value) => value ?? [],
+        z.array(chosenSchema, { error: "must be a list of devices" }).refine(haveOwnNames, "must have names that differ"),
+    ),
     deviceClass: choiceField(["auto", ...DEVICE_CLASSES], "auto"),
     period: seconds({ min: 0.2, max: 86_400, default: 5 }),
     slowPeriod: seconds({ min: 1, max: 86_400, default: 60 }),

@@ -158,10 +158,13 @@ export class SunSpecSource {
         return poller;
     }
 
+    /** Two units may show the same serial number; the first to come has the plain name for as long as it shows it. */
     private claim(name: string, unit: number): string {
-        const owner = this.names.get(name);
-        if (owner === undefined) this.names.set(name, unit);
-        return owner === undefined || owner === unit ? name : `${name}-u${unit}`;
+        const owner = this.names.get(name) ?? unit;
+        const held = owner !== unit && this.pollers.get(owner)?.reader.devices.some((device) => device.name === name);
+        if (held) return `${name}-u${unit}`;
+        this.names.set(name, unit);
+        return name;
     }
 
     private tell(reading: ReadingMessage): void {
@@ -171,7 +174,8 @@ export class SunSpecSource {
 
     private polled(): void {
         const units = [...this.pollers.values()].map(({ state, late, reader }) => ({ state, late, devices: reader.devices.length }));
-        const { kind, text } = summarise(units, [...this.latest.values()]);
+        const names = [...this.pollers.values()].flatMap(({ reader }) => reader.devices.map(({ name }) => name));
+        const { kind, text } = summarise(units, names.flatMap((name) => this.latest.get(name) ?? []));
         if (this.wasDown) this.options.listener.onStatus("error", "no connection");
         else this.options.listener.onStatus(kind, text);
         if (this.clock.monotonic() >= this.saveAt) this.save();

@@ -25,6 +25,7 @@ describe("wl-sunspec settings", () => {
         says({ units: "one" }, /units takes unit ids/);
         says({ period: "0.1" }, /period must be a number from 0.2/);
         says({ devices: [{ unit: 1, device: 0, name: "a/b" }] }, /devices\.0\.name takes letters/);
+        says({ devices: [{ unit: 1, device: 0, name: "roof" }, { unit: 2, device: 0, name: "roof" }] }, /devices must have names that differ/);
         says({ devices: "all" }, /devices must be a list/);
         says({ deviceClass: "toaster" }, /deviceClass must be one of/);
     });
