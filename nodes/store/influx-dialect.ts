@@ -41,7 +41,7 @@ export type Verdict =
       }
     | { kind: "split"; reason: string }
     | { kind: "retry"; reason: string; afterMs?: number }
-    | { kind: "pause"; reason: string; missing?: true };
+    | { kind: "pause"; reason: string; missing: boolean };
 
 /** A receiver's Retry-After is followed up to one hour. */
 const RETRY_AFTER_CAP_MS = 3_600_000;
@@ -94,30 +94,34 @@ export function readsAllMembers({ dialect, version }: InfluxServer): boolean {
 const DATA_FAULT =
     /partial write|unable to parse|field type conflict|dropped=\d|beyond retention|max-(series|values)-per|parsing failed|invalid column type|line protocol|max key length/i;
 
-/** What an answer to a write means, by dialect (storage contracts of 1.8, 2.7 and 3 Core). */
+/** What an answer to a write means (HTTP APIs of 1.8, 2.7 and 3 Core). Reasons to pause begin with a few words for a status. */
 export function readAnswer(response: HttpResponse, dialect: Dialect, target: InfluxTarget, nowMs: number): Verdict {
     const { status } = response;
     const { text, data } = errorOf(response.text);
-    const where = dialect === 2 ? `bucket "${target.database}" or organisation "${target.org}"` : `database "${target.database}"`;
+    const pause = (reason: string, missing = false): Verdict => ({ kind: "pause", reason: text ? `${reason} InfluxDB says: ${text}` : reason, missing });
+    const what = dialect === 2 ? "Bucket" : "Database";
+    const where = `${what.toLowerCase()} "${target.database}"`;
+    const who = target.token ? "token" : "login";
     // A captive portal or a proxy's page is a 200 too; a write is acknowledged with no content.
     if (status === 204 || status === 201 || (status === 200 && response.text.trim() === "")) return { kind: "stored" };
-    if (status === 413 || (status === 500 && /max request size/i.test(text))) return { kind: "split", reason: `too large (${status})` };
+    // 3 Core before 3.9 answers 500 to a body beyond its limit (influxdb3_server http.rs, RequestSizeExceeded).
+    if (status === 413 || (status === 500 && /max request size/i.test(text))) return { kind: "split", reason: `Too large (${status}).` };
     if (status === 400 || status === 422) return refusal(text, data);
-    if (status === 401) return { kind: "pause", reason: `Access refused (401): check ${target.token ? "the token" : "user and password"} in wl-influxdb.` };
-    if (status === 403) return { kind: "pause", reason: `No right to write (403): give the ${target.token ? "token" : "user"} write access to ${where}.` };
+    if (status === 401) return pause(`${target.token ? "Token" : "Login"} refused (401): check ${target.token ? "the token" : "user and password"} in wl-influxdb.`);
+    if (status === 403) return pause(`No write access (403): give the ${who} write access to ${where}.`);
     if (status === 404) {
-        const reason = `Not found (404): create ${where}, or correct its name or the URL in wl-influxdb. ${text}`.trim();
-        return { kind: "pause", reason, missing: true };
+        const org = dialect === 2 ? ` in organisation "${target.org}"` : "";
+        return pause(`${what} not found (404): create ${where}${org}, or correct its name or the URL in wl-influxdb.`, true);
     }
     if (status === 500 && /retention policy not found/i.test(text)) {
-        return { kind: "pause", reason: `Retention policy "${target.retentionPolicy}" not found: create it, or correct it in wl-influxdb.` };
+        return pause(`No retention policy: create "${target.retentionPolicy}", or correct it in wl-influxdb.`);
     }
-    if (status === 408 || status === 409 || status === 425 || status === 429 || status >= 500) {
+    if ([408, 409, 425, 429].includes(status) || status >= 500) {
         const afterMs = retryAfterMs(response.headers["retry-after"], nowMs, RETRY_AFTER_CAP_MS);
-        return { kind: "retry", reason: `InfluxDB answered ${status}. ${text}`.trim(), ...(afterMs !== undefined && { afterMs }) };
+        return { kind: "retry", reason: `InfluxDB answers ${status}. ${text}`.trim(), ...(afterMs !== undefined && { afterMs }) };
     }
-    if (status >= 300 && status < 400) return { kind: "pause", reason: `The URL answers with a redirect (${status}): enter the address it leads to.` };
-    return { kind: "pause", reason: `The answer (${status}) is not InfluxDB's: check URL and version in wl-influxdb. ${text}`.trim() };
+    if (status >= 300 && status < 400) return pause(`Redirected (${status}): enter the URL it leads to in wl-influxdb.`);
+    return pause(`Not InfluxDB (${status}): check URL and version in wl-influxdb.`);
 }
 
 function refusal(text: string, data: unknown): Verdict {

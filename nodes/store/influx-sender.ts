@@ -126,7 +126,7 @@ export class InfluxSender {
         const verdict = readAnswer(response, 1, target, this.clock.now());
         if (verdict.kind === "retry") throw new Interrupted(verdict);
         if (response.status === 401 || response.status === 403) throw new Interrupted(verdict as Outcome);
-        const reason = `No InfluxDB answers at this URL (${response.status}): check it, or choose the version in wl-influxdb.`;
+        const reason = `Not InfluxDB (${response.status}): check the URL, or choose the version in wl-influxdb.`;
         throw new Interrupted({ kind: "pause", reason });
     }
 
@@ -204,11 +204,11 @@ export class InfluxSender {
 /** An empty write gets as far as the points: a server that misses them has let us in. 3 Core answers so, 1.x and 2.x take it. */
 function checked(verdict: Verdict): Outcome {
     if (verdict.kind === "stored" || /was empty/.test("text" in verdict ? verdict.text : verdict.reason)) return { kind: "delivered" };
-    return verdict.kind === "refused" ? { kind: "pause", reason: `InfluxDB refuses to write: ${verdict.text}` } : verdict;
+    return verdict.kind === "refused" ? { kind: "pause", reason: `Write refused: ${verdict.text}` } : verdict;
 }
 
 function misunderstood(text: string): Interrupted {
-    return new Interrupted({ kind: "pause", reason: `InfluxDB refuses all points: ${text || "it gives no reason"}` });
+    return new Interrupted({ kind: "pause", reason: `Points refused: ${text || "InfluxDB gives no reason."}` });
 }
 
 function halves(lines: string[]): string[][] {
@@ -216,8 +216,17 @@ function halves(lines: string[]): string[][] {
     return [lines.slice(0, middle), lines.slice(middle)];
 }
 
-/** No usable answer: whether it was stored is unknown, and sending again is harmless. A refused certificate needs a person. */
+/** No usable answer: whether it was stored is unknown, and sending again is harmless. */
 function failure(error: unknown): Outcome {
     const reason = errorText(error);
-    return errorCode(error) === "HTTP_TLS" ? { kind: "pause", reason } : { kind: "retry", reason };
+    switch (errorCode(error)) {
+        case "HTTP_TLS":
+            return { kind: "pause", reason: `Certificate refused: ${reason}` };
+        case "HTTP_URL":
+            return { kind: "pause", reason: `Not a URL: ${reason}` };
+        case "HTTP_TOO_LARGE":
+            return { kind: "split", reason };
+        default:
+            return { kind: "retry", reason };
+    }
 }

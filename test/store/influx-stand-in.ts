@@ -55,17 +55,20 @@ export class InfluxStandIn {
         this.version = VERSIONS[dialect];
     }
 
+    /** Starts it, again on the port it had. */
     async start(): Promise<this> {
-        this.server.listen(0, "127.0.0.1");
+        this.server.listen(this.url === "" ? 0 : Number(new URL(this.url).port), "127.0.0.1");
         await once(this.server, "listening");
         this.url = `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
         return this;
     }
 
     async stop(): Promise<void> {
+        if (!this.server.listening) return;
+        const closed = once(this.server, "close");
         this.server.close();
         this.server.closeAllConnections();
-        if (this.server.listening) await once(this.server, "close");
+        await closed;
     }
 
     private async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
