@@ -10,7 +10,12 @@ export class ManualClock implements Clock {
     private tasks: Task[] = [];
     private elapsed = 0;
 
-    constructor(private readonly start = Date.UTC(2026, 5, 1)) {}
+    constructor(private start = Date.UTC(2026, 5, 1)) {}
+
+    /** Sets the wall clock, as NTP or a person does; durations do not notice. */
+    set(now: number): void {
+        this.start = now - this.elapsed;
+    }
 
     now(): number {
         return this.start + this.elapsed;
