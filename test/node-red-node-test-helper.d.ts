@@ -14,7 +14,9 @@ declare module "node-red-node-test-helper" {
         getNode<N extends Node = Node>(id: string): N;
         startServer(): Promise<void>;
         stopServer(): Promise<void>;
-        /** Base URL of the started server: admin routes only, `RED.httpNode` is not served. */
+        /** A supertest agent for the admin routes; `RED.httpNode` is not served. */
+        request(): { post(route: string): { send(body: object): Promise<{ status: number; body: unknown }> } };
+        /** Base URL of the started server, which serves no routes. */
         url(): string;
         /** A sinon spy on Node-RED's log. */
         log(): { args: [{ level: number; msg: unknown; type?: string; id?: string }][] };

@@ -1,0 +1,115 @@
+import type { Node, NodeAPI, NodeDef } from "node-red";
+import { z } from "zod";
+import { booleanField, choiceField, configure, parseConfig, textField, resolveEnv } from "../common/config.js";
+import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Lifecycle } from "../common/lifecycle.js";
+import { InfluxConnection, type InfluxSettings } from "./influx-connection.js";
+import type { Outbox } from "./outbox.js";
+import type { Store } from "./store.js";
+
+const schema = z
+    .object({
+        url: textField().refine(isPlainUrl, "must look like http://192.168.1.10:8086, without user or password"),
+        version: choiceField(["auto", "1", "2", "3"], "auto"),
+        database: textField(),
+        org: textField(""),
+        retentionPolicy: textField(""),
+        createDatabase: booleanField(false),
+        insecure: booleanField(false),
+        ca: textField(""),
+        username: textField(""),
+        password: textField(""),
+        token: textField(""),
+    })
+    .transform(({ createDatabase, insecure, ca, ...target }): InfluxSettings => {
+        return { target, createDatabase, tls: { rejectUnauthorized: !insecure, ...(ca && { ca }) } };
+    });
+
+interface Credentials {
+    username?: string;
+    password?: string;
+    token?: string;
+}
+
+export interface InfluxNode extends Node<Credentials> {
+    /** By node id. Node-RED hands this node's errors on to the flows of its users. */
+    users: Record<string, Node>;
+    /** Undefined while the settings are unusable. */
+    connection?: InfluxConnection;
+    /** The outbox between a store and this InfluxDB. @throws WattError CONFIG_MISSING while the settings are unusable */
+    outbox(store: Store): Outbox;
+}
+
+export default (RED: NodeAPI): void => {
+    RED.nodes.registerType<InfluxNode, NodeDef, object, Credentials>(
+        "wl-influxdb",
+        function (this: InfluxNode, def: NodeDef) {
+            RED.nodes.createNode(this, def);
+            const lifecycle = new Lifecycle(this);
+            const watched = new Set<Outbox>();
+            this.users = {};
+            this.outbox = (store) => {
+                if (!this.connection) throw new WattError("CONFIG_MISSING", "check influxdb");
+                const outbox = this.connection.outbox(store, `influxdb-${this.id}`);
+                if (!watched.has(outbox)) watchOutbox(this, outbox);
+                watched.add(outbox);
+                return outbox;
+            };
+            configure(this, () => {
+                const settings = parseConfig(schema, { ...def, ...this.credentials });
+                if (!settings.tls.rejectUnauthorized) this.warn("The certificate of InfluxDB is not checked: anyone on the way can read and change the points.");
+                const connection = new InfluxConnection(settings);
+                this.connection = connection;
+                lifecycle.onClose(() => connection.close());
+            });
+        },
+        { credentials: { username: { type: "text" }, password: { type: "password" }, token: { type: "password" } } },
+    );
+
+    RED.httpAdmin.post("/wattledger/influxdb/test", RED.auth.needsPermission("wl-influxdb.write"), (request, response) => {
+        const body = { ...(request.body as Record<string, unknown> | undefined) };
+        // The dialog never gets a stored secret; it sends a mark for "unchanged".
+        const stored = (RED.nodes.getCredentials(String(body["id"])) ?? {}) as Record<string, unknown>;
+        for (const key of ["password", "token"]) if (body[key] === "__PWRD__") body[key] = stored[key];
+        test(resolveEnv(RED, body)).then(
+            (version) => response.json({ version }),
+            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
+        );
+    });
+};
+
+/** The version that answers. @throws WattError with what keeps points from being written */
+async function test(def: unknown): Promise<string> {
+    const connection = new InfluxConnection(parseConfig(schema, def));
+    try {
+        const outcome = await connection.check(AbortSignal.timeout(10_000));
+        if (outcome.kind !== "delivered") throw new WattError("INFLUX_REFUSED", outcome.reason);
+        return outcome.server?.version || `${outcome.server?.dialect}.x`;
+    } finally {
+        await connection.close();
+    }
+}
+
+/** One line when the way to InfluxDB is lost, with what to do, and one when it is back. */
+function watchOutbox(node: Node, outbox: Outbox): void {
+    let lost: string | undefined;
+    let deliveredBefore = 0;
+    outbox.onChange(() => {
+        const { state, reason = "no answer", delivered } = outbox.stats();
+        if (state === "waiting" || state === "paused") {
+            if (lost !== state) node.error(new WattError(state === "paused" ? "INFLUX_PAUSED" : "INFLUX_DOWN", `Points wait in the store. ${reason}`), {});
+            lost = state;
+            deliveredBefore = delivered;
+        } else if (lost !== undefined && delivered > deliveredBefore) {
+            lost = undefined;
+            node.log("InfluxDB takes points again.");
+        }
+    });
+}
+
+/** A password in the URL would be stored in the flow, readable by all. */
+function isPlainUrl(url: string): boolean {
+    if (!/^https?:\/\//i.test(url) || !URL.canParse(url)) return false;
+    const { username, password, search } = new URL(url);
+    return `${username}${password}${search}` === "";
+}

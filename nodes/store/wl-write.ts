@@ -1,0 +1,68 @@
+import type { Node, NodeAPI, NodeDef } from "node-red";
+import { configNode, configure } from "../common/config.js";
+import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Lifecycle } from "../common/lifecycle.js";
+import type { InfluxNode } from "./wl-influxdb.js";
+import type { StoreNode } from "./wl-store.js";
+import { droppedCount, Writer } from "./writer.js";
+
+export interface WriteNode extends Node {
+    /** Undefined while the settings are unusable. */
+    writer?: Writer;
+}
+
+interface WriteDef extends NodeDef {
+    store: string;
+    influxdb: string;
+}
+
+export default (RED: NodeAPI): void => {
+    RED.nodes.registerType("wl-write", function (this: WriteNode, def: WriteDef) {
+        RED.nodes.createNode(this, def);
+        const lifecycle = new Lifecycle(this);
+        configure(this, () => {
+            const { store } = configNode<StoreNode>(RED, def.store, "wl-store");
+            if (!store) throw new WattError("CONFIG_MISSING", "check store");
+            const influx = def.influxdb ? configNode<InfluxNode>(RED, def.influxdb, "wl-influxdb") : undefined;
+            const outbox = influx?.outbox(store);
+            if (influx) {
+                influx.users[this.id] = this;
+                lifecycle.onClose(() => void delete influx.users[this.id]);
+            }
+            const writer = new Writer({ store, ...(outbox && { outbox }) });
+            this.writer = writer;
+
+            let told = "";
+            const show = (): void => {
+                const { kind, text } = writer.status();
+                lifecycle.status.set(kind, text);
+                if (!outbox) return;
+                const stats = outbox.stats();
+                const now = `${writer.state} ${droppedCount(stats)} ${stats.quarantined}`;
+                if (told !== "" && told !== now) this.send([null, { topic: "outbox", payload: stats }]);
+                told = now;
+            };
+            show();
+            const timer = setInterval(show, 1000);
+            lifecycle.onClose(() => clearInterval(timer));
+            if (outbox) {
+                lifecycle.onClose(outbox.onChange(show));
+                lifecycle.onClose(() => outbox.spool.flush());
+            }
+            lifecycle.onInput<{ outbox?: unknown }>(async (msg, send, signal) => {
+                if (msg.outbox === undefined) send([await writer.write(msg, signal), null]);
+                else send([null, Object.assign(msg, { payload: await writer.command(msg.outbox) })]);
+            });
+        });
+    });
+
+    RED.httpAdmin.post("/wattledger/write/outbox", RED.auth.needsPermission("wl-write.write"), (request, response) => {
+        const { id, command } = (request.body ?? {}) as { id?: string; command?: string };
+        const { writer } = (RED.nodes.getNode(String(id)) as WriteNode | null) ?? {};
+        const answer = writer ? writer.command(command) : Promise.reject(new WattError("OUTBOX_COMMAND", "Deploy this node first."));
+        answer.then(
+            (payload) => response.json(payload),
+            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
+        );
+    });
+};

@@ -1,0 +1,112 @@
+import { systemClock, type Clock } from "../common/clock.js";
+import { WattError } from "../common/errors.js";
+import { parseReading, type ReadingMessage } from "../common/reading.js";
+import type { StatusKind } from "../common/status.js";
+import { ClockGuard } from "./clock-guard.js";
+import { LineEncoder } from "./line-protocol.js";
+import type { Outbox, OutboxStats } from "./outbox.js";
+import type { Store } from "./store.js";
+
+/** What `msg.outbox` can ask of a writer. */
+export const OUTBOX_COMMANDS = ["stats", "quarantine", "retry", "export", "discard"] as const;
+export type OutboxCommand = (typeof OUTBOX_COMMANDS)[number];
+
+/** The ways a person distinguishes; `stats` tells more. */
+export type WriterState = "ok" | "behind" | "down" | "paused";
+
+export interface WriterOptions {
+    store: Store;
+    /** None: readings are kept in the local series only. */
+    outbox?: Outbox;
+    clock?: Clock;
+}
+
+/** Keeps readings: in the local series always, and on the way to InfluxDB where there is an outbox. */
+export class Writer {
+    /** Readings kept so far. */
+    kept = 0;
+    private readonly encoder = new LineEncoder();
+    private readonly clock: Clock;
+    private readonly guard: ClockGuard;
+
+    constructor(private readonly options: WriterOptions) {
+        this.clock = options.clock ?? systemClock;
+        this.guard = new ClockGuard(this.clock);
+    }
+
+    /**
+     * Resolves with the reading once it is kept: with an outbox on disk, else in the series' next commit.
+     * @throws WattError READING_INVALID, TIME_UNTRUSTED, CLOCK_NOT_SET, READING_TOO_OLD, and what the spool throws
+     */
+    async write(msg: unknown, signal: AbortSignal): Promise<ReadingMessage> {
+        const reading = parseReading(msg, this.clock.now());
+        reading.timestamp = await this.guard.trusted(reading.timestamp, signal);
+        const { store, outbox } = this.options;
+        const line = this.encoder.encode(reading);
+        const inSeries = store.series.append(reading);
+        if (outbox) await outbox.spool.append(line, 1);
+        else if (!inSeries) throw new WattError("READING_TOO_OLD", "The reading is older than what the store keeps: raise its retention, or choose an InfluxDB.");
+        this.kept += 1;
+        return reading;
+    }
+
+    /** What `msg.outbox` asked for, as the payload of the answer. @throws WattError OUTBOX_COMMAND */
+    async command(command: unknown): Promise<unknown> {
+        const { outbox } = this.options;
+        if (!outbox) throw new WattError("OUTBOX_COMMAND", "No InfluxDB is chosen, so there is no outbox to ask.");
+        switch (command as OutboxCommand) {
+            case "stats":
+                return outbox.stats();
+            case "quarantine":
+                return outbox.quarantine.list();
+            case "retry":
+                return outbox.retryQuarantined();
+            case "export":
+                return outbox.quarantine.export();
+            case "discard":
+                await outbox.quarantine.discard();
+                return outbox.stats();
+            default:
+                throw new WattError("OUTBOX_COMMAND", `msg.outbox must be one of ${OUTBOX_COMMANDS.join(", ")}.`);
+        }
+    }
+
+    get state(): WriterState {
+        const { state } = this.options.outbox?.stats() ?? { state: "idle" };
+        if (state === "paused" || state === "behind") return state;
+        return state === "waiting" ? "down" : "ok";
+    }
+
+    /** In at most 20 characters, the worst first. */
+    status(): { kind: StatusKind; text: string } {
+        const kept = `${short(this.kept)} kept`;
+        if (this.guard.held > 0) return { kind: "warn", text: `clock unset, ${short(this.guard.held)} held` };
+        const { store, outbox } = this.options;
+        const disk = [store.series.stats().state, outbox?.spool.stats().state];
+        if (disk.includes("failed")) return { kind: "error", text: "store unusable" };
+        if (disk.includes("memory")) return { kind: "error", text: "disk fails: in RAM" };
+        const stats = outbox?.stats();
+        if (!stats) return { kind: "ok", text: kept };
+        const waiting = `${short(stats.pendingPoints)} waiting`;
+        const dropped = droppedCount(stats);
+        if (stats.state === "paused") return { kind: "error", text: (stats.reason ?? "paused").split(/ \(|:/)[0]!.slice(0, 20).toLowerCase() };
+        if (dropped > 0) return { kind: "error", text: `${kept}, ${short(dropped)} lost` };
+        if (stats.state === "waiting") return { kind: "warn", text: `down, ${waiting}` };
+        if (stats.state === "behind") return { kind: "busy", text: `replay, ${waiting}` };
+        if (stats.quarantined > 0) return { kind: "warn", text: `${short(stats.quarantined)} refused` };
+        return { kind: "ok", text: `${kept}, ${waiting}` };
+    }
+}
+
+/** Points given up, for whatever reason. */
+export function droppedCount(stats: OutboxStats): number {
+    return Object.values(stats.dropped).reduce((sum, count) => sum + count, 0);
+}
+
+/** 999, 1.2k, 12k, 3.4M: at most four characters. */
+function short(count: number): string {
+    for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
+        if (count >= size) return `${count < 10 * size ? Math.floor((count / size) * 10) / 10 : Math.floor(count / size)}${unit}`;
+    }
+    return String(count);
+}

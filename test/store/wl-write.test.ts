@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { ReadingMessage } from "../../dist/common/reading.js";
+import { helper } from "../node-red.js";
+import { InfluxStandIn } from "./influx-stand-in.js";
+import { NodeRig, reading } from "./node-rig.js";
+
+type Caught = Record<string, unknown> & { error: { message: string; code: string } };
+
+describe("wl-write", () => {
+    const rig = new NodeRig();
+    let server: InfluxStandIn;
+    before(() => rig.start());
+    after(() => rig.stop());
+    beforeEach(async () => {
+        server = await new InfluxStandIn(1).start();
+    });
+    afterEach(async () => {
+        await rig.unload();
+        await server.stop();
+    });
+
+    /** Until the stand-in holds so many values: two for a reading with one point, for quality is one. */
+    async function stored(count: number): Promise<void> {
+        const outbox = rig.influxNode.outbox(rig.store);
+        while (server.stored.size < count) {
+            const news = new Promise<void>((resolve) => {
+                const end = outbox.onChange(() => {
+                    end();
+                    resolve();
+                });
+            });
+            await outbox.spool.flush();
+            if (server.stored.size < count) await news;
+        }
+    }
+
+    /** Sends a reading and resolves once it is kept, without waiting for the spool's second. */
+    async function keep(message: object): Promise<ReadingMessage> {
+        const kept = rig.next<ReadingMessage>("kept");
+        rig.send("write", message);
+        // The node takes the message in a later turn.
+        await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+        await rig.store.spool().flush();
+        return kept;
+    }
+
+    it("keeps readings in the local series and passes them on when that is done", async () => {
+        await rig.load();
+        const message = { ...reading(1), extra: { kept: true } };
+        const completed = rig.next("completed");
+        const kept = await keep(message);
+        await completed;
+        assert.deepEqual({ ...kept, _msgid: "" }, { ...message, _msgid: "" });
+        const latest = rig.store.series.latest().find(({ device }) => device === "inv1");
+        assert.deepEqual(latest?.values["ac_power_w"], 1);
+        assert.equal((await rig.shows("write", /1 kept/)).fill, "green");
+    });
+
+    it("takes readings of any node by topic and payload", async () => {
+        await rig.load();
+        const kept = await keep({ topic: "home/meter9", payload: { grid_power_w: -5 } });
+        assert.equal(kept.reading.device, "meter9");
+        assert.ok(Math.abs(kept.timestamp - Date.now()) < 5000);
+    });
+
+    it("tells the Catch node what is wrong with a message that is no reading", async () => {
+        await rig.load();
+        for (const bad of [{ payload: 5 }, { topic: "x", payload: { a: 1 } }, reading(1, { "Bad Name": 1 }), { ...reading(1), timestamp: 1000 }]) {
+            const { error } = await rig.ask<Caught>("write", bad, "caught");
+            assert.match(error.code, /^READING_INVALID$|^TIME_UNTRUSTED$/);
+        }
+    });
+
+    for (const dialect of [1, 2, 3] as const) {
+        it(`delivers to InfluxDB ${dialect}`, async () => {
+            await server.stop();
+            server = await new InfluxStandIn(dialect).start();
+            await rig.load(rig.influx(server), rig.credentials(server));
+            for (let i = 0; i < 20; i += 1) rig.send("write", reading(i));
+            await stored(40);
+            assert.equal(server.stored.size, 40);
+        });
+    }
+
+    it("shares one outbox between two writers of one InfluxDB", async () => {
+        const flow = rig.flow(rig.influx(server));
+        const second = { ...flow.find((node) => (node as { id: string }).id === "write"), id: "write2", wires: [["kept"], ["outbox"]] };
+        await helper.load(rig.types, [...flow, second], rig.credentials(server));
+        await keep(reading(1));
+        rig.send("write2", reading(2));
+        await stored(4);
+        assert.equal(server.writes.flatMap(({ lines }) => lines).length, 2);
+    });
+
+    it("closes within two seconds and loses nothing that came in", async () => {
+        await rig.load(rig.influx(server), rig.credentials(server));
+        await server.stop();
+        for (let i = 0; i < 500; i += 1) rig.send("write", reading(i));
+        const started = performance.now();
+        await helper.setFlows(rig.flow({ ...rig.influx(server, { name: "again" }) }), "nodes", rig.credentials(server));
+        assert.ok(performance.now() - started < 2000);
+        await server.start();
+        rig.influxNode.outbox(rig.store).probe();
+        await stored(1000);
+        assert.equal(server.stored.size, 1000);
+    });
+
+    it("says what is missing", async () => {
+        await rig.load({ write: { store: "" } });
+        assert.equal((await rig.shows("write", /./)).text, "choose a store");
+        await rig.unload();
+        await rig.load({ write: { influxdb: "influx" }, influx: { url: "not a url" } });
+        assert.equal((await rig.shows("write", /./)).text, "check influxdb");
+    });
+
+    it("survives any settings", async () => {
+        const field = fc.oneof(fc.string(), fc.integer(), fc.constantFrom(undefined, null, "${NOT_SET}", {}, [], { a: { b: 1 } }));
+        const influx = fc.record({ url: field, version: field, database: field, ca: field, insecure: field, createDatabase: field });
+        await fc.assert(
+            fc.asyncProperty(influx, fc.record({ store: field, influxdb: field }), async (bad, write) => {
+                try {
+                    await rig.load({ influx: bad, write });
+                } finally {
+                    await rig.unload();
+                }
+            }),
+            { numRuns: 20 },
+        );
+    });
+});
