@@ -213,6 +213,22 @@ describe("sunspec discovery", () => {
         ]);
     });
 
+    it("asks the units behind those found, when told to", async () => {
+        for (const unit of [2, 3, 7]) plant.put(unit, 40_000, MARKER, common(`S${unit}`), model(103), END);
+        plant.server.otherwise = (asked, peer) => (plant.units.has(asked.unit) ? faults.right : faults.exception(0x0b))(asked, peer);
+        const units = async (options: object) => (await discover(plant.link(), [1, 2, 7], options)).found.map(({ unit }) => unit);
+        assert.deepEqual(await units({}), [2, 7]);
+        assert.deepEqual(await units({ neighbours: true }), [2, 7, 3]);
+    });
+
+    it("says which units it did not get to", async () => {
+        plant.put(1, 40_000, MARKER, common("S1"), model(103), END);
+        const enough = new AbortController();
+        plant.server.once("request", () => enough.abort());
+        const { found, left } = await discover(plant.link(), [1, 2, 3], { enough: enough.signal });
+        assert.deepEqual([found.map(({ unit }) => unit), left], [[1], [2, 3]]);
+    });
+
     describe("over a connection that breaks", () => {
         /** Waits for the link instead of the time. */
         const waitFor = (member: LinkMember): Clock => ({
