@@ -15,6 +15,8 @@ export interface InfluxdOptions {
     config?: string;
     /** Database to create. */
     database?: string;
+    /** Default: a free one. */
+    port?: number;
 }
 
 /** A real InfluxDB 1.x of the system's package, on a port and in a folder of its own. */
@@ -28,7 +30,7 @@ export class Influxd {
 
     static async start(options: InfluxdOptions = {}): Promise<Influxd> {
         const folder = await mkdtemp(path.join(tmpdir(), "wl-influxd-"));
-        const server = new Influxd(folder, await freePort());
+        const server = new Influxd(folder, options.port ?? (await freePort()));
         await writeFile(
             path.join(folder, "influxd.conf"),
             `reporting-disabled = true
