@@ -9,7 +9,7 @@ import type { Store } from "./store.js";
 
 const schema = z
     .object({
-        url: textField().refine(isPlainUrl, "must look like http://192.168.1.10:8086, without user or password"),
+        url: textField("").refine((url) => url === "" || isPlainUrl(url), "must look like http://192.168.1.10:8086, without user or password"),
         version: choiceField(["auto", "1", "2", "3"], "auto"),
         database: textField(),
         org: textField(""),
@@ -34,10 +34,10 @@ interface Credentials {
 export interface InfluxNode extends Node<Credentials> {
     /** By node id. Node-RED hands this node's errors on to the flows of its users. */
     users: Record<string, Node>;
-    /** Undefined while the settings are unusable. */
+    /** Undefined without a URL, and while the settings are unusable. */
     connection?: InfluxConnection;
-    /** The outbox between a store and this InfluxDB. @throws WattError CONFIG_MISSING while the settings are unusable */
-    outbox(store: Store): Outbox;
+    /** The outbox between a store and this InfluxDB, undefined without a URL. @throws WattError CONFIG_MISSING while the settings are unusable */
+    outbox(store: Store): Outbox | undefined;
 }
 
 export default (RED: NodeAPI): void => {
@@ -47,8 +47,10 @@ export default (RED: NodeAPI): void => {
             RED.nodes.createNode(this, def);
             const lifecycle = new Lifecycle(this);
             const watched = new Set<Outbox>();
+            let unused = false;
             this.users = {};
             this.outbox = (store) => {
+                if (unused) return undefined;
                 if (!this.connection) throw new WattError("CONFIG_MISSING", "check influxdb");
                 const outbox = this.connection.outbox(store, `influxdb-${this.id}`);
                 if (!watched.has(outbox)) watchOutbox(this, outbox);
@@ -57,6 +59,9 @@ export default (RED: NodeAPI): void => {
             };
             configure(this, () => {
                 const settings = parseConfig(schema, { ...def, ...this.credentials });
+                // One flow serves with and without InfluxDB: its URL may come from an environment variable that is not set.
+                unused = settings.target.url === "";
+                if (unused) return;
                 if (!settings.tls.rejectUnauthorized) this.warn("The certificate of InfluxDB is not checked: anyone on the way can read and change the points.");
                 const connection = new InfluxConnection(settings);
                 this.connection = connection;
@@ -80,7 +85,9 @@ export default (RED: NodeAPI): void => {
 
 /** The version that answers. @throws WattError with what keeps points from being written */
 async function test(def: unknown): Promise<string> {
-    const connection = new InfluxConnection(parseConfig(schema, def));
+    const settings = parseConfig(schema, def);
+    if (settings.target.url === "") throw new WattError("CONFIG_INVALID", "Check the settings: url must not be empty.");
+    const connection = new InfluxConnection(settings);
     try {
         const outcome = await connection.check(AbortSignal.timeout(10_000));
         if (outcome.kind !== "delivered") throw new WattError("INFLUX_REFUSED", outcome.reason);

@@ -25,7 +25,7 @@ describe("wl-write and its outbox", () => {
 
     /** Until the stand-in holds so many values: two for a reading with one point, for quality is one. */
     async function stored(count: number): Promise<void> {
-        const outbox = rig.influxNode.outbox(rig.store);
+        const outbox = rig.influxNode.outbox(rig.store)!;
         while (server.stored.size < count) {
             const news = new Promise<void>((resolve) => {
                 const end = outbox.onChange(() => {
@@ -67,7 +67,7 @@ describe("wl-write and its outbox", () => {
         assert.ok(stats.payload.pendingPoints > 0);
         server.writes.length = 0;
         await server.start();
-        rig.influxNode.outbox(rig.store).probe();
+        rig.influxNode.outbox(rig.store)!.probe();
         await stored(22);
         const times = server.writes.flatMap(({ lines }) => lines.map((line) => Number(line.split(" ").at(-1))));
         assert.deepEqual(times, times.toSorted((a, b) => a - b));

@@ -22,7 +22,7 @@ describe("wl-write", () => {
 
     /** Until the stand-in holds so many values: two for a reading with one point, for quality is one. */
     async function stored(count: number): Promise<void> {
-        const outbox = rig.influxNode.outbox(rig.store);
+        const outbox = rig.influxNode.outbox(rig.store)!;
         while (server.stored.size < count) {
             const news = new Promise<void>((resolve) => {
                 const end = outbox.onChange(() => {
@@ -72,6 +72,15 @@ describe("wl-write", () => {
         }
     });
 
+    for (const url of ["", "${WL_NOT_SET}"]) {
+        it(`keeps readings locally while the URL of InfluxDB is ${url || "blank"}`, async () => {
+            await rig.load({ influx: { url }, write: { influxdb: "influx" } });
+            await keep(reading(1));
+            assert.equal((await rig.shows("write", /^1 kept/)).fill, "green");
+            assert.equal(rig.influxNode.outbox(rig.store), undefined);
+        });
+    }
+
     for (const dialect of [1, 2, 3] as const) {
         it(`delivers to InfluxDB ${dialect}`, async () => {
             await server.stop();
@@ -101,7 +110,7 @@ describe("wl-write", () => {
         await helper.setFlows(rig.flow({ ...rig.influx(server, { name: "again" }) }), "nodes", rig.credentials(server));
         assert.ok(performance.now() - started < 2000);
         await server.start();
-        rig.influxNode.outbox(rig.store).probe();
+        rig.influxNode.outbox(rig.store)!.probe();
         await stored(1000);
         assert.equal(server.stored.size, 1000);
     });
