@@ -54,28 +54,33 @@ export async function finishCheck(RED, sources, { check: seconds, influx }) {
 
 async function checkInflux(RED, stores, sources, devices, reasons) {
     const connections = nodesOf(RED, "wl-influxdb").map(({ id }) => RED.nodes.getNode(id)?.connection).filter(Boolean);
-    if (connections.length === 0) reasons.push("The flow has no wl-influxdb node that is set up.");
-    const outboxes = () => stores.flatMap((store) => Object.values(store.health().outboxes));
+    if (connections.length === 0) return void reasons.push("The flow has no wl-influxdb node that is set up.");
+    const times = new Map([...sources.values()].flatMap(({ devices: seen }) => [...seen].map(([key, entry]) => [key, entry.times])));
     const deadline = Date.now() + DELIVERY_WITHIN_MS;
-    while (outboxes().some(({ pendingPoints }) => pendingPoints > 0) && Date.now() < deadline) await sleep(200);
-    for (const { pendingPoints, quarantined, reason } of outboxes()) {
+    for (const [key, entry] of Object.entries(devices)) {
+        const wanted = Math.min(entry.readings, LOOKED_UP);
+        entry.influx = 0;
+        let fault = "";
+        do {
+            try {
+                for (const { influxql } of connections) entry.influx = Math.max(entry.influx, await inInflux(influxql, entry, times.get(key)));
+            } catch (error) {
+                fault = ` ${error.message}`;
+            }
+        } while (entry.influx < wanted && Date.now() < deadline && (await sleep(200, true)));
+        if (entry.influx < wanted) reasons.push(`${key}: ${entry.influx} of ${entry.readings} readings reached InfluxDB.${fault}`);
+    }
+    for (const { pendingPoints, quarantined, reason } of stores.flatMap((store) => Object.values(store.health().outboxes))) {
         if (pendingPoints > 0) reasons.push(`${pendingPoints} points wait for InfluxDB: ${reason ?? "it is slow"}.`);
         if (quarantined > 0) reasons.push(`InfluxDB refused ${quarantined} points.`);
     }
-    const times = new Map([...sources.values()].flatMap(({ devices: seen }) => [...seen].map(([key, entry]) => [key, entry.times])));
-    for (const { influxql } of connections) {
-        for (const [key, entry] of Object.entries(devices)) {
-            const { site, device, from, to } = entry.range;
-            const query = `SELECT * FROM "${entry.class}" WHERE site = $site AND device = $device AND time >= ${from}ms AND time < ${to}ms ORDER BY time DESC LIMIT ${LOOKED_UP}`;
-            try {
-                const rows = await influxql.query(query, { site, device });
-                entry.influx = found(times.get(key), new Set(rows.map(({ time }) => Number(time))));
-                if (entry.influx < Math.min(entry.readings, LOOKED_UP)) reasons.push(`${key}: ${entry.influx} of ${entry.readings} readings reached InfluxDB.`);
-            } catch (error) {
-                reasons.push(error.message);
-            }
-        }
-    }
+}
+
+/** How many of the readings taken at `times` InfluxDB has, of the newest. */
+async function inInflux(influxql, { class: kind, range: { site, device, from, to } }, times) {
+    const query = `SELECT * FROM "${kind}" WHERE site = $site AND device = $device AND time >= ${from}ms AND time < ${to}ms ORDER BY time DESC LIMIT ${LOOKED_UP}`;
+    const rows = await influxql.query(query, { site, device });
+    return found(times, new Set(rows.map(({ time }) => Number(time))));
 }
 
 function nodesOf(RED, type) {

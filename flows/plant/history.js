@@ -18,6 +18,7 @@ const LOOK = {
     series: [{ name: "Solar", areaStyle: { opacity: 0.12 } }],
 };
 const MINUTE = 60_000;
+const history = () => ({ topic: "history", payload: { first: state.first, sparks: state.sparks } });
 const readings = msg.payload;
 const state = context.get("state") ?? { first: {}, sparks: {}, shown: 0 };
 context.set("state", state);
@@ -32,7 +33,8 @@ if (msg.topic === "today") {
 
 const classes = new Map();
 for (const { reading } of readings) classes.set(reading.device, reading.class);
-const members = (kind) => [...classes.values()].filter((each) => each === kind).length;
+const members = {};
+for (const kind of classes.values()) members[kind] = (members[kind] ?? 0) + 1;
 
 /** By start of the minute: each quantity over its class, absent where a device is missing. */
 const minutes = new Map();
@@ -51,11 +53,11 @@ for (const { timestamp, payload, reading } of readings) {
 }
 function valueOf(minute, key) {
     if (key === "house") {
-        const parts = ["solar", "grid", ...(members("battery") > 0 ? ["battery"] : [])].map((part) => valueOf(minute, part));
+        const parts = ["solar", "grid", ...(members.battery ? ["battery"] : [])].map((part) => valueOf(minute, part));
         return parts.includes(undefined) ? undefined : Math.max(0, parts.reduce((a, b) => a + b));
     }
     const entry = minute?.[key];
-    const all = members(READ[key][0]);
+    const all = members[READ[key][0]];
     // Before the counters at midnight are known there is no energy of the day, and after midnight none of the day before.
     if (!entry || entry.count < all || (key === "made" && !(entry.sum >= 0))) return undefined;
     return key === "sun" || key === "soc" ? entry.sum / all : entry.sum;
@@ -72,21 +74,21 @@ if (msg.topic === "hour") {
         const begin = line.findIndex((value) => value !== null);
         state.sparks[key] = begin < 0 ? [] : line.slice(begin);
     }
-    return [{ topic: "history", payload: { first: state.first, sparks: state.sparks } }, null];
+    return [history(), null];
 }
 
 // The day in at most some 300 steps, however long it already is.
 const times = [...minutes.keys()].toSorted((a, b) => a - b);
-if (times.length < 2) return null;
+if (times.length < 2) return [history(), { ui_update: { chartOptions: LOOK } }];
 const width = [1, 2, 5, 10].find((step) => (times.at(-1) - times[0]) / MINUTE / step <= 300) * MINUTE;
 const from = Math.floor(times[0] / width) * width;
 // The last step is still filling: it is shown with the next one, or when a page is opened.
 const to = Math.floor(times.at(-1) / width) * width;
-if (!msg.opened && to === state.shown) return null;
+if (!msg.opened && to === state.shown) return [history(), null];
 state.shown = to;
 const points = [];
 for (const [key, series] of [["solar", "Solar"], ["house", "House"], ["grid", "Grid"], ["battery", "Battery"]]) {
-    if (key === "battery" && members("battery") === 0) continue;
+    if (key === "battery" && !members.battery) continue;
     for (let x = from; x < to; x += width) {
         const values = [];
         for (let at = x; at < x + width; at += MINUTE) {
@@ -98,4 +100,4 @@ for (const [key, series] of [["solar", "Solar"], ["house", "House"], ["grid", "G
     }
 }
 // The look goes alone: the chart keeps every property of a message with each of its points.
-return [null, [{ ui_update: { chartOptions: LOOK } }, { payload: points }]];
+return [history(), [{ ui_update: { chartOptions: LOOK } }, { payload: points }]];

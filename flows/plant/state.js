@@ -1,10 +1,12 @@
 // Keeps the newest reading of every device and, on each tick, sends what the widgets show:
-// 1 energy flow, 2 key figures, 3 devices, 4 live values. Values come in SI units and leave as text with a readable unit.
+// 1 energy flow, 2 key figures, 3 devices, 4 live values, 5 the day chart's first minutes. Values come in SI units and leave as text with a readable unit.
 // Signs: grid + import, battery + discharge, solar + generation; so house = solar + battery + grid.
 const IDLE_W = 20;
 const now = Date.now();
 const devices = context.get("devices") ?? {};
-const history = context.get("history") ?? { sparks: {}, first: {} };
+/** What the store kept; undefined until it has answered. */
+const past = context.get("history");
+const history = past ?? { sparks: {}, first: {} };
 
 if (msg.topic === "history") return void context.set("history", msg.payload);
 if (msg.topic === "latest") {
@@ -12,7 +14,7 @@ if (msg.topic === "latest") {
     for (const { payload, timestamp, reading } of msg.payload) {
         if (now - timestamp > 24 * 3_600_000) continue;
         const values = Object.fromEntries(Object.entries(payload).map(([point, value]) => [point, { value, at: timestamp }]));
-        devices[reading.device] ??= { ...reading, bad: {}, values, at: timestamp };
+        devices[reading.device] ??= { ...reading, bad: {}, values, first: {}, at: timestamp, every: 1000 };
     }
     return void context.set("devices", devices);
 }
@@ -31,7 +33,8 @@ if (msg.reading) {
     const values = { ...known.values };
     for (const point of Object.keys(bad)) delete values[point];
     for (const [point, value] of Object.entries(msg.payload)) values[point] = { value, at: msg.timestamp };
-    devices[device] = { ...msg.reading, bad, values, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every, error: known.error };
+    const first = { ...msg.payload, ...known.first };
+    devices[device] = { ...msg.reading, bad, values, first, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every, error: known.error };
     return void context.set("devices", devices);
 }
 
@@ -48,6 +51,8 @@ function show(value, unit, digits = 0) {
     const size = Math.abs(scaled);
     return { value: scaled.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0), unit: prefix + unit };
 }
+/** As a device's own display shows it. */
+const counter = (wh) => ({ value: (wh / 1000).toFixed(wh < 1e6 ? 2 : 1), unit: "kWh" });
 const text = (value, unit, digits) => Object.values(show(value, unit, digits)).join(" ");
 
 const ORDER = ["inverter", "mppt", "battery", "meter", "weather", "tracker"];
@@ -79,10 +84,10 @@ const house = complete ? Math.max(0, parts.reduce((total, part) => total + (part
 const soc = mean("battery", "soc_pct");
 const irradiance = mean("weather", "irradiance_poa_w_m2", "irradiance_ghi_w_m2");
 
-/** Energy since local midnight: how far the counters moved, for the devices whose reading at midnight is known. */
+/** Energy since local midnight: how far the counters moved since the day's first reading, in the store or else seen here. */
 function today(kind, point) {
     const moved = of(kind)
-        .map((d) => (d.values[point]?.value ?? NaN) - (history.first[d.device]?.[point] ?? NaN))
+        .map((d) => (d.values[point]?.value ?? NaN) - (history.first[d.device]?.[point] ?? (past ? d.first[point] : NaN)))
         .filter((wh) => wh >= 0);
     return moved.length > 0 ? moved.reduce((a, b) => a + b) : undefined;
 }
@@ -132,7 +137,7 @@ const tiles = [
         id: "soc",
         label: "Battery",
         ...show(soc, "%"),
-        note: note(direction(battery.value, "discharging", "charging"), battery.value === undefined ? "" : text(Math.abs(battery.value), "W")),
+        note: note(direction(battery.value, "discharging", "charging"), Math.abs(battery.value) >= IDLE_W ? text(Math.abs(battery.value), "W") : ""),
         spark: spark("soc", soc),
         range: [0, 100],
     },
@@ -177,9 +182,17 @@ const rows = all.flatMap((d) =>
             .replace(/\b(ac|dc|mppt\d*|poa|ghi|l\d)\b/g, (found) => found.toUpperCase())
             .replace(/\bsoc\b/, "SoC")
             .replace(/^./, (first) => first.toUpperCase());
-        const shown = typeof known?.value === "string" ? { value: known.value, unit: "" } : show(known?.value, unit, digits);
+        const shown = typeof known?.value === "string" ? { value: known.value, unit: "" } : unit === "Wh" && known ? counter(known.value) : show(known?.value, unit, digits);
         return { device: d.device, point, label, ...shown, at: known?.at ?? d.at, reason: d.bad[point] ?? (silent(d) ? "stale" : "") };
     }),
 );
 
-return [flow, tiles, cards, rows].map((payload) => ({ payload, now }));
+// Until the store has minutes to draw, the chart grows by what is seen now.
+const ticks = (context.get("ticks") ?? 0) + 1;
+context.set("ticks", ticks);
+const early = ticks % 5 === 0 && (history.sparks.solar ?? []).length < 3 && solar.value !== undefined;
+const points = Object.entries({ Solar: solar.value, House: house, Grid: grid.value, Battery: battery.value })
+    .filter(([, w]) => w !== undefined)
+    .map(([series, w]) => ({ series, x: now, y: Math.round(w) / 1000 }));
+
+return [...[flow, tiles, cards, rows].map((payload) => ({ payload, now })), early ? { payload: points, action: "append" } : null];

@@ -26,15 +26,25 @@ interface Shown {
     rows: { device: string; point: string; label: string; value: string; unit: string; reason: string }[];
 }
 
-/** The function node "plant now" as Node-RED runs it, with a clock of our own. */
-class PlantNow {
+/** A function node as Node-RED runs it, with a clock of our own. */
+class FunctionNode {
     now = Date.UTC(2026, 5, 1, 12);
     private readonly kept = new Map<string, unknown>();
-    private readonly run = compileFunction(flow.find(({ id }) => id === "plant-state")!.func!, ["msg", "context", "Date"]);
+    private readonly run: (...given: unknown[]) => unknown;
+
+    constructor(id: string) {
+        this.run = compileFunction(flow.find((node) => node.id === id)!.func!, ["msg", "context", "Date"]) as typeof this.run;
+    }
 
     send(msg: object): unknown {
         const context = { get: (key: string) => this.kept.get(key), set: (key: string, value: unknown) => void this.kept.set(key, value) };
         return this.run(msg, context, { now: () => this.now });
+    }
+}
+
+class PlantNow extends FunctionNode {
+    constructor() {
+        super("plant-state");
     }
 
     read(kind: string, device: string, payload: object, reading: object = {}): void {
@@ -42,7 +52,8 @@ class PlantNow {
     }
 
     show(): Shown {
-        const [flowed, tiles, cards, rows] = (this.send({ topic: "tick" }) as { payload: unknown }[]).map(({ payload }) => payload) as [never, { id: string }[], never, never];
+        const messages = this.send({ topic: "tick" }) as ({ payload: unknown } | null)[];
+        const [flowed, tiles, cards, rows] = messages.map((message) => message?.payload) as [never, { id: string }[], never, never];
         return { flow: flowed, tiles: Object.fromEntries(tiles.map((tile) => [tile.id, tile])) as never, cards, rows };
     }
 }
@@ -109,6 +120,7 @@ describe("the plant page's state", () => {
         assert.equal(plant.show().tiles["energy"]!.value, "–");
         const first = { A: { ac_energy_export_wh: 100_000 }, B: { ac_energy_export_wh: 48_000 }, M: { ac_energy_import_wh: 6000, ac_energy_export_wh: 30_000 } };
         plant.send({ topic: "history", payload: { sparks: { solar: [1, null, 3] }, first } });
+        plant.read("inverter", "C", { ac_energy_export_wh: 70_000 });
         const { tiles } = plant.show();
         assert.deepEqual([tiles["energy"]!.value, tiles["energy"]!.unit, tiles["energy"]!.note], ["14.0", "kWh", "79 % used on site"]);
         assert.equal(tiles["grid"]!.note, "1.00 kWh in, 3.00 kWh out today");
@@ -122,7 +134,7 @@ describe("the plant page's state", () => {
         assert.equal(shown.simulated, true);
         assert.deepEqual(cards.map(({ state }) => state), ["MPPT", "AUTO"]);
         assert.deepEqual(rows.map(({ label, value, unit }) => `${label}: ${value} ${unit}`.trim()), [
-            "AC current L1: 7.26 A", "AC energy export: 1.23 MWh", "MPPT1 DC power: 1.00 kW", "Power factor: 0.000", "State: MPPT", "State: AUTO", "Tracker1 elevation: 35.3 °",
+            "AC current L1: 7.26 A", "AC energy export: 1234.6 kWh", "MPPT1 DC power: 1.00 kW", "Power factor: 0.000", "State: MPPT", "State: AUTO", "Tracker1 elevation: 35.3 °",
         ]);
     });
 
@@ -130,5 +142,74 @@ describe("the plant page's state", () => {
         plant.read("inverter", "A", { ac_power_w: 1 });
         plant.send({ error: { message: "No answer within 1000 ms.", source: { name: "A" } } });
         assert.equal(plant.show().cards[0]!.error?.text, "No answer within 1000 ms.");
+    });
+});
+
+describe("the plant page's curves", () => {
+    const MINUTE = 60_000;
+    const noon = Date.UTC(2026, 5, 1, 12);
+    let curves: FunctionNode;
+    beforeEach(() => {
+        curves = new FunctionNode("plant-history");
+        curves.now = noon;
+    });
+    const minute = (device: string, kind: string, at: number, payload: object) => ({ timestamp: at, payload, reading: { device, class: kind } });
+    /** `count` minutes of a plant up to noon; the second inverter says nothing in the minutes of `without`. */
+    const day = (count: number, without: number[] = []) =>
+        Array.from({ length: count }, (_, i) => noon - (count - i) * MINUTE).flatMap((at, i) => [
+            minute("A", "inverter", at, { ac_power_w: 4000, ac_energy_export_wh: 1000 + i * 50 }),
+            ...(without.includes(i) ? [] : [minute("B", "inverter", at, { ac_power_w: 2000, ac_energy_export_wh: 500 + i * 30 })]),
+            minute("M", "meter", at, { ac_power_w: -3000, ac_energy_export_wh: 9000 + i * 10 }),
+            minute("S", "battery", at, { dc_power_w: -1000, soc_pct: 50 }),
+        ]);
+    const chart = (answer: unknown) => {
+        const [, [look, data]] = answer as [unknown, [{ payload?: unknown; ui_update: object }, { payload: { series: string; x: number; y: number | null }[] }]];
+        assert.equal(look.payload, undefined);
+        assert.deepEqual(Object.keys(data), ["payload"]);
+        return (series: string) => data.payload.filter((point) => point.series === series);
+    };
+
+    it("draws solar, house, grid and battery in kW, and leaves a gap where a part is missing", () => {
+        const series = chart(curves.send({ topic: "today", opened: true, payload: day(5, [2]) }));
+        assert.deepEqual(series("Solar").map(({ y }) => y), [6, 6, null, 6]);
+        assert.deepEqual(series("House").map(({ y }) => y), [2, 2, null, 2]);
+        assert.deepEqual(series("Grid").map(({ y }) => y), [-3, -3, -3, -3]);
+        assert.equal(series("Battery")[0]!.x, noon - 5 * MINUTE);
+    });
+
+    it("takes longer steps for a longer day, and draws again when one is full or a page was opened", () => {
+        const payload = day(700);
+        const series = chart(curves.send({ topic: "today", payload }))("Solar");
+        assert.equal(series[1]!.x - series[0]!.x, 5 * MINUTE);
+        assert.ok(series.length <= 300);
+        assert.equal((curves.send({ topic: "today", payload }) as unknown[])[1], null);
+        assert.equal(chart(curves.send({ topic: "today", opened: true, payload }))("Solar").length, series.length);
+    });
+
+    it("gives the page the counters at midnight and the last hour by minutes", () => {
+        curves.send({ topic: "today", payload: day(100) });
+        const [{ topic, payload }] = curves.send({ topic: "hour", payload: day(61, [10]).slice(4) }) as [{ topic: string; payload: { first: Record<string, object>; sparks: Record<string, (number | null)[]> } }];
+        assert.equal(topic, "history");
+        assert.deepEqual(payload.first["A"], { ac_energy_export_wh: 1000 });
+        assert.deepEqual(payload.first["M"], { ac_energy_export_wh: 9000 });
+        assert.equal(payload.sparks["solar"]!.length, 60);
+        assert.deepEqual(payload.sparks["solar"]!.map((value, i) => (value === 6000 ? -1 : i)).filter((i) => i >= 0), [9]);
+        assert.deepEqual(payload.sparks["sun"], []);
+        assert.deepEqual(payload.sparks["soc"]!.at(-1), 50);
+    });
+});
+
+describe("the plant flow", () => {
+    it("names the versions it needs", () => {
+        const { version, devDependencies } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as { version: string; devDependencies: Record<string, string> };
+        const { modules } = flow.find(({ type }) => type === "global-config") as unknown as { modules: object };
+        assert.deepEqual(modules, { "@wattledger/node-red-energy": version, "@flowfuse/node-red-dashboard": devDependencies["@flowfuse/node-red-dashboard"] });
+    });
+
+    it("carries no secret and no address but this machine's", () => {
+        const text = JSON.stringify(flow);
+        assert.doesNotMatch(text, /"(password|token|username|credentials)"/);
+        assert.deepEqual(text.match(/https?:\/\/[^"\\ ]+/g) ?? [], []);
+        assert.deepEqual([...new Set(text.match(/\b\d+\.\d+\.\d+\.\d+\b/g))], ["127.0.0.1"]);
     });
 });

@@ -1,0 +1,117 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { type AddressInfo, createServer } from "node:net";
+import path from "node:path";
+import { makeDir, removeDir, root, start } from "../node-red.js";
+
+const launcher = path.join(root, "flows/start.mjs");
+/** None of the settings of whoever runs the tests. */
+const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(WL|INFLUX)_/.test(name)));
+const run = (...args: string[]) => spawnSync(process.execPath, [launcher, ...args], { encoding: "utf8", env: clean, timeout: 20_000 });
+
+describe("flows/start.mjs", () => {
+    it("lists every option", () => {
+        const { stdout, status } = run("--help");
+        assert.equal(status, 0);
+        for (const option of ["port", "user-dir", "influx", "speed", "fault", "seed", "check", "verbose", "help"]) assert.match(stdout, new RegExp(`^ +--${option}`, "m"));
+        assert.match(stdout, /slow, drop, reset/);
+    });
+
+    const refusals: [string[], RegExp][] = [
+        [["--prot", "1880"], /Unknown option '--prot'/],
+        [["extra"], /Unexpected argument 'extra'/],
+        [["--port", "http"], /--port takes a whole number from 0 to 65535, not "http"/],
+        [["--port", "70000"], /--port takes a whole number from 0 to 65535/],
+        [["--speed", "0"], /--speed takes a number from 0.1 to 3600/],
+        [["--seed", "1.5"], /--seed takes a whole number/],
+        [["--check", ""], /--check takes a whole number/],
+        [["--fault", "fire"], /--fault takes one of slow, drop, .*, not "fire"/],
+        [["--influx", "localhost:8086"], /--influx takes a URL such as http:\/\/localhost:8086/],
+        [["--influx", "http://admin:canary-7@db:8086"], /--influx takes no password/],
+    ];
+    for (const [args, said] of refusals) {
+        it(`refuses ${args.join(" ")}`, () => {
+            const { stderr, status } = run(...args);
+            assert.equal(status, 2);
+            assert.match(stderr, said);
+            assert.doesNotMatch(stderr, /canary-7|\n +at /);
+        });
+    }
+
+    it("brings the plant's readings into the store and proves it, on the next free port, once a folder", async () => {
+        const userDir = await makeDir("wl-launcher-");
+        const other = createServer().listen(0, "127.0.0.1");
+        try {
+            await once(other, "listening");
+            const { port } = other.address() as AddressInfo;
+            const args = ["--user-dir", userDir, "--port", String(port)];
+            const demo = start([launcher, ...args, "--check", "3"], userDir, clean);
+            const ended = once(demo.process, "exit");
+            await demo.logged(/Dashboard +http/);
+            assert.match(demo.log(), new RegExp(`port ${port} is taken`));
+            const url = /Dashboard +(\S+)/.exec(demo.log())![1]!;
+            assert.notEqual(new URL(url).port, String(port));
+            assert.equal((await fetch(url)).status, 200);
+            assert.match(demo.log(), /Simulated .*two inverters, battery,\s+meter, weather station, tracker/);
+
+            const second = run(...args);
+            assert.equal(second.status, 1);
+            assert.match(second.stderr, /is in use by process \d+/);
+
+            assert.deepEqual(await ended, [0, null], demo.log());
+            const summary = JSON.parse(/^\{$.*^\}$/ms.exec(demo.log())![0]) as { ok: boolean; nodeRed: string; devices: Record<string, { readings: number; kept: number }> };
+            assert.equal(summary.ok, true);
+            assert.deepEqual(Object.keys(summary.devices).toSorted(), ["battery", "inverter-a", "inverter-b", "meter", "tracker", "weather"]);
+            for (const [device, { readings, kept }] of Object.entries(summary.devices)) assert.ok(readings > 0 && kept === readings, device);
+            assert.equal(Number.parseInt(summary.nodeRed, 10), Number.parseFloat(process.versions.node) >= 22.9 ? 5 : 4);
+            assert.ok(!readdirSync(userDir).includes("running.lock"));
+        } finally {
+            other.close();
+            await removeDir(userDir);
+        }
+    }).timeout(30_000);
+
+    it("says which device is missing when the check fails", async () => {
+        const userDir = await makeDir("wl-launcher-");
+        try {
+            const { stdout, status } = run("--user-dir", userDir, "--port", "0", "--fault", "drop", "--check", "1");
+            const { ok, reasons } = JSON.parse(stdout) as { ok: boolean; reasons: string[] };
+            assert.equal(status, 1);
+            assert.equal(ok, false);
+            assert.match(reasons.join("\n"), /inverter-a/);
+        } finally {
+            await removeDir(userDir);
+        }
+    }).timeout(30_000);
+});
+
+describe("flows/place.mjs", () => {
+    it("copies the flow once, renews an untouched one, and never touches a changed one", async () => {
+        const { placeFlow } = (await import(path.join(root, "flows/place.mjs"))) as { placeFlow: (this: void, userDir: string, shipped: string) => string };
+        const dir = await makeDir("wl-place-");
+        try {
+            const shipped = path.join(dir, "shipped.json");
+            const flow = () => readFile(path.join(dir, "flows.json"), "utf8");
+            await writeFile(shipped, "[1]");
+            assert.equal(placeFlow(dir, shipped), "");
+            assert.equal(await flow(), "[1]");
+            assert.match(await readFile(path.join(dir, "flows_cred.json"), "utf8"), /^\{"plant-influx":\{"username":"\$\{INFLUX_USERNAME\}"/);
+            await writeFile(shipped, "[2]");
+            assert.equal(placeFlow(dir, shipped), "");
+            assert.equal(await flow(), "[2]");
+
+            await writeFile(path.join(dir, "flows.json"), "[2,3]");
+            assert.equal(placeFlow(dir, shipped), "");
+            await writeFile(shipped, "[4]");
+            assert.match(placeFlow(dir, shipped), /your changed flow is kept/);
+            assert.equal(await flow(), "[2,3]");
+            assert.equal(await readFile(path.join(dir, "flows.new.json"), "utf8"), "[4]");
+            assert.equal(placeFlow(dir, shipped), "");
+        } finally {
+            await removeDir(dir);
+        }
+    });
+});
