@@ -23,6 +23,9 @@ export function coreNode(name: string): (RED: NodeAPI) => void {
     return require(require.resolve(`@node-red/nodes/core/${name}.js`, { paths: [nodeRedHome] })) as (RED: NodeAPI) => void;
 }
 
+/** A Node-RED that has not started by then is ended, and what it printed is the error. */
+const START_WITHIN_MS = 25_000;
+
 export interface Running {
     /** Everything printed so far, stdout and stderr. */
     log(): string;
@@ -89,11 +92,14 @@ export async function startNodeRed(options: NodeRedOptions): Promise<NodeRed> {
 /** Starts the stock command of the Node-RED under test; resolves when it answers and its flows run. */
 export async function startRedJs(args: string[], cwd: string, env: NodeJS.ProcessEnv = {}): Promise<NodeRed> {
     const running = start([path.join(nodeRedHome, "red.js"), ...args], cwd, { NODE_RED_HOME: undefined, ...env });
-    await running.logged(/Server now running at/);
-    await running.logged(/Started flows|Waiting for missing types|Flows stopped/);
-    const url = /Server now running at (https?:\S+?)\/?\s/.exec(running.log())?.[1];
-    if (url === undefined) throw new Error(`Node-RED did not say where it runs:\n${running.log()}`);
-    return { url, ...running };
+    const stuck = setTimeout(() => running.process.kill("SIGKILL"), START_WITHIN_MS);
+    try {
+        await running.logged(/Server now running at/);
+        await running.logged(/Started flows|Waiting for missing types|Flows stopped/);
+    } finally {
+        clearTimeout(stuck);
+    }
+    return { url: /Server now running at (https?:\S+?)\/?\s/.exec(running.log())?.[1] ?? "", ...running };
 }
 
 /** Starts a program with this Node. */
