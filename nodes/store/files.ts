@@ -8,6 +8,18 @@ export type FileHandle = Awaited<ReturnType<Files["open"]>>;
 
 export const systemFiles: Files = fs;
 
+/** Makes a folder and those above it. Node's own way says ENOENT where the disk is read-only. */
+export async function ensureFolder(files: Files, folder: string): Promise<void> {
+    try {
+        await files.mkdir(folder);
+    } catch (error) {
+        if (errorCode(error) === "EEXIST") return;
+        if (errorCode(error) !== "ENOENT" || path.dirname(folder) === folder) throw error;
+        await ensureFolder(files, path.dirname(folder));
+        await ensureFolder(files, folder);
+    }
+}
+
 /** Makes a created or renamed entry of a folder survive a power cut. Windows cannot open a folder and needs no such step. */
 export async function syncFolder(files: Files, folder: string): Promise<void> {
     let handle: FileHandle;
@@ -29,14 +41,19 @@ export async function syncFolder(files: Files, folder: string): Promise<void> {
 /** Replaces a file's content so that a reader, or a crash, sees the old or the new one and nothing in between. */
 export async function replaceFile(files: Files, file: string, content: string): Promise<void> {
     const next = `${file}.tmp`;
-    const handle = await files.open(next, "w");
     try {
-        await writeAll(handle, [Buffer.from(content)], 0);
-        await handle.datasync();
-    } finally {
-        await handle.close();
+        const handle = await files.open(next, "w");
+        try {
+            await writeAll(handle, [Buffer.from(content)], 0);
+            await handle.datasync();
+        } finally {
+            await handle.close();
+        }
+        await files.rename(next, file);
+    } catch (error) {
+        await files.unlink(next).catch(() => undefined);
+        throw error;
     }
-    await files.rename(next, file);
 }
 
 /**
@@ -72,6 +89,16 @@ export async function readText(files: Files, file: string): Promise<string | und
 /** A name as one safe file name. */
 export function fileName(name: string): string {
     return encodeURIComponent(name).replace(/[.*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
+/** Room left on the disk of a folder, bytes; undefined where the system does not say. */
+export async function freeBytes(folder: string): Promise<number | undefined> {
+    try {
+        const { bavail, bsize } = await fs.statfs(folder);
+        return bavail * bsize;
+    } catch {
+        return undefined;
+    }
 }
 
 /** True for what a disk says that is full. */

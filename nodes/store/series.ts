@@ -5,7 +5,7 @@ import { isClockSet, localDay, systemClock, type Clock } from "../common/clock.j
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import type { PointValue, ReadingMessage } from "../common/reading.js";
 import { isPointName } from "../common/units.js";
-import { diskReason, removeFile, systemFiles, writeAll, type Files } from "./files.js";
+import { diskReason, freeBytes, isDiskFull, removeFile, systemFiles, writeAll, type Files } from "./files.js";
 import { aggregate, combine, decodeRollups, decodeSamples, encodeRollups, encodeSamples, Names, type RawRow, type Rollup, type RollupRow } from "./series-codec.js";
 import { openOwned, type Database, type OwnedDatabase, type SqlBackend } from "./sqlite.js";
 
@@ -120,6 +120,10 @@ const CLEAN_MS = 10 * MINUTE;
 const SLICE_MS = 8;
 /** Freed when the disk is full: SQLite cannot delete without room to write. */
 const BALLAST_BYTES = 2 * 1024 * 1024;
+/** Free pages (4 KB) of the database that a full disk is answered with. */
+const ROOM_PAGES = 256;
+/** A disk with less room is full. */
+const FULL_BYTES = 256 * 1024;
 const CLOSE_MS = 1500;
 
 /** Local time series: samples as measured and their roll-ups, in one SQLite file. */
@@ -272,10 +276,7 @@ export class Series {
     private async open(): Promise<void> {
         if (this.owned || this.state === "failed") return;
         try {
-            const { folder, backend } = this.options;
-            const stamp = new Date(this.clock.now()).toISOString().replace(/[:.]/g, "-");
-            await this.files.mkdir(folder, { recursive: true });
-            this.owned = await openOwned(this.file, { files: this.files, stamp, synchronous: "NORMAL", ...(backend && { backend }) });
+            this.owned = await this.own();
             this.setAside = this.owned.setAside ?? this.setAside;
             this.load(this.owned.db);
             await this.restoreLatest(this.owned.db);
@@ -290,12 +291,25 @@ export class Series {
         }
     }
 
+    private async own(): Promise<OwnedDatabase> {
+        const { backend } = this.options;
+        const stamp = new Date(this.clock.now()).toISOString().replace(/[:.]/g, "-");
+        const options = { files: this.files, stamp, synchronous: "NORMAL" as const, ...(backend && { backend }) };
+        try {
+            return await openOwned(this.file, options);
+        } catch (error) {
+            if (!(await this.isFull(error))) throw error;
+            await removeFile(this.files, this.ballast);
+            return openOwned(this.file, options);
+        }
+    }
+
     private load(db: Database): void {
         const version = db.all<{ user_version: number }>("PRAGMA user_version")[0]?.user_version ?? 0;
         if (version > SCHEMA_VERSION) {
             throw new WattError("SERIES_NEWER", "The series was written by a later version: install that version again, or choose another folder.");
         }
-        db.exec(`${SCHEMA}PRAGMA user_version = ${SCHEMA_VERSION}`);
+        if (version < SCHEMA_VERSION) db.exec(`${SCHEMA}PRAGMA user_version = ${SCHEMA_VERSION}`);
         this.byId.clear();
         for (const device of this.devices.values()) {
             device.id = undefined;
@@ -363,7 +377,14 @@ export class Series {
         this.waiting = new Map();
         this.waitingValues = 0;
         try {
-            await this.write(owned.db, this.leaving);
+            try {
+                await this.write(owned.db, this.leaving);
+            } catch (error) {
+                if (!(await this.isFull(error))) throw error;
+                this.load(owned.db);
+                await this.makeRoom(owned.db);
+                await this.write(owned.db, this.leaving);
+            }
             this.leaving = undefined;
             this.lastCommitMs = this.clock.now();
             this.become("disk");
@@ -389,17 +410,9 @@ export class Series {
                 await slice.breathe();
             }
         }
-        const insert = () =>
-            db.transaction(() => {
-                for (const chunk of chunks) this.insert(db, chunk);
-            });
-        try {
-            insert();
-        } catch (error) {
-            if (errorCode(error) !== "SQLITE_FULL") throw error;
-            await this.makeRoom(db);
-            insert();
-        }
+        db.transaction(() => {
+            for (const chunk of chunks) this.insert(db, chunk);
+        });
     }
 
     /** Gives a device and its points their numbers. */
@@ -449,7 +462,7 @@ export class Series {
 
     private async recover(error: unknown): Promise<void> {
         const { owned } = this;
-        this.become("memory", reasonOf(error, this.options.folder));
+        this.become("memory", (await this.isFull(error)) ? "the disk is full" : reasonOf(error, this.options.folder));
         this.later(this.commit, RETRY_MS);
         try {
             // Numbers given within a transaction that did not happen are void.
@@ -463,17 +476,37 @@ export class Series {
         }
     }
 
-    /** Gives up the ballast and the oldest samples. Deleting takes room too, so that comes second. */
+    /**
+     * Gives up the ballast, and with the room it leaves shortens the log, then deletes the oldest rows of the finest width there is:
+     * both take room before they give any. What that frees is ballast again.
+     */
     private async makeRoom(db: Database): Promise<void> {
         await removeFile(this.files, this.ballast);
         const slice = new Slice();
-        for (let i = 0; i < 20; i++) {
-            const rows = deleteOldest(db, "raw", 2 ** 41, 100);
-            this.dropped.disk += rows;
-            if (rows === 0) break;
-            await slice.breathe();
+        const checkpoint = () => {
+            try {
+                db.all("PRAGMA wal_checkpoint(TRUNCATE)");
+            } catch {
+                // What follows may help, or fails and is told.
+            }
+        };
+        checkpoint();
+        for (const table of ["raw", ...LEVELS] as const) {
+            while ((db.all<{ freelist_count: number }>("PRAGMA freelist_count")[0]?.freelist_count ?? 0) < ROOM_PAGES) {
+                const rows = deleteOldest(db, table, 2 ** 41, 64);
+                this.dropped.disk += rows;
+                if (rows === 0) break;
+                await slice.breathe();
+            }
         }
-        db.all("PRAGMA wal_checkpoint(TRUNCATE)");
+        checkpoint();
+        await this.layBallast();
+    }
+
+    /** The WebAssembly build takes a full disk for one that fails. */
+    private async isFull(error: unknown): Promise<boolean> {
+        const code = errorCode(error);
+        return isDiskFull(error) || code === "SQLITE_FULL" || (code === "SQLITE_IO" && ((await freeBytes(this.options.folder)) ?? Infinity) < FULL_BYTES);
     }
 
     private get ballast(): string {
@@ -483,7 +516,7 @@ export class Series {
     private async layBallast(): Promise<void> {
         try {
             const size = await this.files.stat(this.ballast).then((stat) => stat.size, () => 0);
-            if (size >= BALLAST_BYTES) return;
+            if (size >= BALLAST_BYTES || ((await freeBytes(this.options.folder)) ?? Infinity) < 2 * BALLAST_BYTES) return;
             const handle = await this.files.open(this.ballast, "w");
             try {
                 // Noise, which no file system stores as less.

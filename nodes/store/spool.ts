@@ -5,7 +5,7 @@ import { isClockSet, systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Cursor, type DropReason } from "./cursor.js";
 import type { SpoolRecord } from "./delivery.js";
-import { diskReason, fileName, isDiskFull, readText, removeFile, replaceFile, syncFolder, systemFiles, writeAll, type FileHandle, type Files } from "./files.js";
+import { diskReason, ensureFolder, fileName, isDiskFull, readText, removeFile, replaceFile, syncFolder, systemFiles, writeAll, type FileHandle, type Files } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
 import { Ranges } from "./ranges.js";
 import { encodeHeader, MAX_BODY_BYTES, parseRecord } from "./record.js";
@@ -273,7 +273,7 @@ export class Spool {
     }
 
     private async own(): Promise<void> {
-        await this.files.mkdir(this.folder, { recursive: true });
+        await ensureFolder(this.files, this.folder);
         this.lock ??= await acquireLock(path.join(this.folder, "lock"), this.files);
     }
 

@@ -3,7 +3,7 @@ import path from "node:path";
 import type * as Wasm from "node-sqlite3-wasm";
 import { Worker } from "node:worker_threads";
 import { errorCode, errorText, WattError } from "../common/errors.js";
-import { readText, removeFile, replaceFile, systemFiles, type Files } from "./files.js";
+import { ensureFolder, readText, removeFile, replaceFile, systemFiles, type Files } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
 
 export type SqlValue = number | string | Uint8Array | null;
@@ -176,7 +176,7 @@ export interface OwnedOptions {
  */
 export async function openOwned(file: string, options: OwnedOptions): Promise<OwnedDatabase> {
     const { files = systemFiles, backend, stamp, synchronous } = options;
-    await files.mkdir(path.dirname(file), { recursive: true });
+    await ensureFolder(files, path.dirname(file));
     const lock = await acquireLock(`${file}.owner`, files);
     try {
         // Left by a killed process; ours is the right to the file now.
