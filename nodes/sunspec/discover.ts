@@ -76,7 +76,7 @@ const BASES = [40_000, 0, 50_000];
 const NEIGHBOURS = [40_001, 39_999, 1, 50_001, 49_999];
 
 /** Common defaults of makers, as reports on their devices show: SMA 126, Fronius 200 and 240, Kostal 71, SAX 100, ABB 247. */
-export const SUNSPEC_UNITS: readonly number[] = [1, 2, 3, 71, 100, 126, 200, 240, 247, 255];
+export const USUAL_UNIT_IDS: readonly number[] = [1, 2, 3, 71, 100, 126, 200, 240, 247, 255];
 
 /** More models than any device has; ends a walk through registers that repeat. */
 const MAX_MODELS = 100;
@@ -286,7 +286,7 @@ const MAX_LOST = 3;
  * Walks the units of one endpoint, one after the other. A device that answers to several units is listed once.
  * @throws ModbusError when there is no connection, or the caller gives up.
  */
-export async function discover(reader: ModbusReader, units: readonly number[] = SUNSPEC_UNITS, options: DiscoverOptions = {}): Promise<Discovery> {
+export async function discover(reader: ModbusReader, units: readonly number[] = USUAL_UNIT_IDS, options: DiscoverOptions = {}): Promise<Discovery> {
     const result: Discovery = { found: [], missed: [], left: [] };
     const queue = [...units];
     let lost = 0;
@@ -300,7 +300,7 @@ export async function discover(reader: ModbusReader, units: readonly number[] = 
             const same = result.found.find((other) => isSame(other, map));
             if (same) same.aliases.push(unit);
             else result.found.push({ ...map, aliases: [] });
-            if (options.neighbours && !same && unit < LAST_UNIT && !queue.includes(unit + 1)) queue.push(unit + 1);
+            if (options.neighbours && !same && unit < LAST_UNIT && !queue.includes(unit + 1)) queue.splice(queue.indexOf(unit) + 1, 0, unit + 1);
             lost = -Infinity;
         } catch (error) {
             if (!(error instanceof WattError) || error.code === "MODBUS_ABORTED") throw error;

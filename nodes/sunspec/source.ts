@@ -9,7 +9,7 @@ import type { StatusKind } from "../common/status.js";
 import type { LinkState } from "../modbus/link.js";
 import type { ModbusReader } from "../modbus/transport.js";
 import { type SunSpecConfig, unitsOf } from "./config.js";
-import { discover, type Discovered, SUNSPEC_UNITS } from "./discover.js";
+import { discover, type Discovered, USUAL_UNIT_IDS } from "./discover.js";
 import { asWattError, UnitPoller, type UnitState } from "./poller.js";
 import { UnitReader } from "./unit-reader.js";
 
@@ -91,12 +91,12 @@ export class SunSpecSource {
     private async search(reader: ModbusReader, signal: AbortSignal): Promise<void> {
         const backoff = new Backoff({ ...SEARCH_BACKOFF, ...(this.options.random && { random: this.options.random }) });
         const polls: Promise<void>[] = [];
-        let units = SUNSPEC_UNITS;
+        let units = USUAL_UNIT_IDS;
         while (!signal.aborted) {
-            for (const { unit, aliases } of await this.discover(reader, units, signal)) {
-                polls.push(this.add(reader, unit).run(signal));
-                units = units.filter((other) => other !== unit && !aliases.includes(other));
-            }
+            const { found, missed } = await this.discover(reader, units, signal);
+            // The neighbour of a sleeper that woke up may be read already.
+            for (const { unit } of found) if (!this.pollers.has(unit)) polls.push(this.add(reader, unit).run(signal));
+            units = missed;
             const known = this.pollers.size > 0;
             if (known && units.length === 0) break;
             await this.rest(known ? SEARCH_AGAIN_MS : backoff.next(), signal);
@@ -104,7 +104,7 @@ export class SunSpecSource {
         await Promise.all(polls);
     }
 
-    private async discover(reader: ModbusReader, units: readonly number[], signal: AbortSignal): Promise<Discovered[]> {
+    private async discover(reader: ModbusReader, units: readonly number[], signal: AbortSignal): Promise<{ found: readonly Discovered[]; missed: readonly number[] }> {
         const { listener } = this.options;
         try {
             const { found, missed } = await discover(reader, units, { clock: this.clock, signal, neighbours: true });
@@ -113,16 +113,17 @@ export class SunSpecSource {
                 throw new WattError("SUNSPEC_NOT_FOUND", `No SunSpec device at units ${units.join(", ")}. ${why?.message ?? ""}`, { cause: why });
             }
             this.searchFault = false;
-            return found;
+            return { found, missed: missed.map(({ unit }) => unit) };
         } catch (error) {
-            if (signal.aborted || this.pollers.size > 0) return [];
+            const none = { found: [], missed: units };
+            if (signal.aborted || this.pollers.size > 0) return none;
             const fault = asWattError(error);
             const lost = fault.code === "MODBUS_CLOSED";
             listener.onStatus("error", lost ? "no connection" : "no device found");
             // A lost connection is told of by the link.
             if (!this.searchFault && !lost) listener.onFault(fault);
             this.searchFault = !lost;
-            return [];
+            return none;
         }
     }
 

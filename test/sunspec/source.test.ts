@@ -96,6 +96,21 @@ describe("a source of SunSpec readings", () => {
         assert.equal(heard.messages.at(-1)?.topic, "home/fronius-c");
     });
 
+    it("looks again for the neighbour that slept, and reads a neighbour that was awake once", async () => {
+        put(server, 3, [named("A"), [203, METER]]);
+        start({ period: 3600 });
+        await idle(2);
+        put(server, 4, [named("B"), [203, METER]]);
+        clock.advance(30 * MINUTE);
+        await idle(3);
+        put(server, 2, [named("C"), [203, METER]]);
+        clock.advance(30 * MINUTE);
+        await idle(4);
+        clock.advance(60 * MINUTE);
+        await idle(4);
+        assert.deepEqual(heard.messages.map(({ topic }) => topic).toSorted(), ["a", "a", "a", "b", "b", "c", "c"].map((name) => `home/fronius-${name}`));
+    });
+
     it("names two devices with one serial number apart", async () => {
         for (const unit of [1, 2]) put(server, unit, [named("SAME", "Acme", { DA: unit }), [203, METER]]);
         start({ units: "1, 2" });
