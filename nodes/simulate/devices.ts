@@ -45,8 +45,8 @@ export const DEVICES: readonly SimulatedDevice[] = [
     { unit: 1, name: "inverter A", serial: "INV-A", inverter: 0, models: (input) => inverterModels(input, 0) },
     { unit: 2, name: "inverter B", serial: "INV-B", inverter: 1, models: (input) => inverterModels(input, 1) },
     { unit: 3, name: "battery", serial: "BAT", models: ({ sample }) => batteryModels(sample) },
-    { unit: 10, name: "weather station", serial: "MET", models: weatherModels },
-    { unit: 20, name: "tracker", serial: "TRK", models: trackerModels },
+    { unit: 4, name: "weather station", serial: "MET", models: weatherModels },
+    { unit: 5, name: "tracker", serial: "TRK", models: trackerModels },
     { unit: 200, name: "grid meter", serial: "GRID", models: ({ sample }) => meterModels(sample) },
 ];
 

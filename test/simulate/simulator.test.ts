@@ -27,7 +27,7 @@ const CONFIG: SimulatorConfig = {
 };
 const MORNING = Date.UTC(2026, 5, 1, 4);
 type StateStore = Pick<StateFile, "load" | "save" | "remove">;
-const UNITS = [1, 2, 3, 10, 20, 200];
+const UNITS = [1, 2, 3, 4, 5, 200];
 
 /** A simulator on a clock that the test moves, and a link to it; the wire is real. */
 class Bench {
@@ -176,8 +176,8 @@ describe("PlantSimulator", () => {
             1: [1, 103, 120, 121, 123, 160],
             2: [1, 103, 120, 121, 123, 160],
             3: [1, 802, 124],
-            10: [1, 307, 302, 303, 305],
-            20: [1, 601],
+            4: [1, 307, 302, 303, 305],
+            5: [1, 601],
             200: [1, 203],
         });
         assert.equal(((await bench.values(1, 160))["module"] as ModelValues[]).length, 2);
@@ -190,7 +190,7 @@ describe("PlantSimulator", () => {
         const factors = new Set<unknown>();
         for (let i = 0; i < 12; i++) {
             await bench.pass(5);
-            const [a, b, battery, meter, met] = await Promise.all([bench.values(1, 103), bench.values(2, 103), bench.values(3, 802), bench.values(200, 203), bench.values(10, 302)]);
+            const [a, b, battery, meter, met] = await Promise.all([bench.values(1, 103), bench.values(2, 103), bench.values(3, 802), bench.values(200, 203), bench.values(4, 302)]);
             const { truth } = bench;
             close(number(a["W"]) + number(b["W"]), truth["pv_power_w"], 1.1);
             close(battery["W"], truth["battery_power_w"], 0.51);
@@ -316,7 +316,7 @@ describe("PlantSimulator", () => {
                     const store = { load: () => structuredClone(saved), save: (state: SavedState) => void (restored = state), remove: () => {} };
                     const bench = new Bench({ timeOfDay, speed }, store, new ManualClock(now));
                     // Hits nothing on a weather station, but saves.
-                    bench.simulator.command({ fault: "counters", unit: 10 });
+                    bench.simulator.command({ fault: "counters", unit: 4 });
                     assert.ok(restored);
                     for (const [i, { ac }] of restored.plant.energy.inverters.entries()) assert.ok(ac >= saved.plant.energy.inverters[i]!.ac);
                     assert.ok(restored.plant.energy.import >= saved.plant.energy.import);
@@ -354,10 +354,10 @@ describe("PlantSimulator", () => {
             bench.simulator.command("exception");
             assert.deepEqual([await outcome(1), await outcome(200)], [4, 4]);
             bench.simulator.command({ fault: "reset" });
-            assert.equal(await outcome(10), "MODBUS_CLOSED");
+            assert.equal(await outcome(4), "MODBUS_CLOSED");
             await bench.pass(60);
             bench.simulator.command("clear");
-            assert.equal(await outcome(20), "SunS");
+            assert.equal(await outcome(5), "SunS");
             for (const [fault, patience] of [["drop", 600], [{ fault: "slow", unit: 3, ms: 400 }, 0]] as const) {
                 bench.simulator.command(fault);
                 const { requests } = bench.simulator.count;
