@@ -22,13 +22,13 @@ export interface CounterSample {
     /** What the device's counter shows, in Wh. */
     wh: number;
     /** Where it starts again at 0, in Wh: 2¹⁶, 2³² or 2⁶⁴ times its scale; absent for a float. */
-    modulusWh?: number;
+    modulusWh?: number | undefined;
     /** Monotonic ms. */
     at: number;
     /** Identity of the device that counts. */
-    serial?: string;
+    serial?: string | undefined;
     /** Highest power that can flow, in W. */
-    ratedW?: number;
+    ratedW?: number | undefined;
 }
 
 /**
@@ -126,7 +126,11 @@ export class EnergyCounter {
     }
 
     private accept(sample: CounterSample, totalWh: number, event?: CounterEvent) {
-        this.good = { wh: sample.wh, at: sample.at, totalWh };
+        // Kept and changed: a new one at every sample would fill the old part of the heap with what the next one replaces.
+        const good = (this.good ??= { wh: 0, at: 0, totalWh: 0 });
+        good.wh = sample.wh;
+        good.at = sample.at;
+        good.totalWh = totalWh;
         this.dipSince = undefined;
         this.doubtful = undefined;
         return event ? { totalWh, event } : { totalWh };

@@ -45,15 +45,17 @@ export function createReading(
     timestamp: number,
     values: Record<string, PointValue | undefined>,
 ): ReadingMessage {
-    const payload: Record<string, PointValue> = {};
+    const payload = { ...values };
     const bad: Record<string, BadReason> = { ...meta.bad };
-    for (const [point, value] of Object.entries(values)) {
-        if (typeof value === "number" && !Number.isFinite(value)) bad[point] ??= "decode";
-        else if (value !== undefined) payload[point] = value;
+    for (const point in payload) {
+        const value = payload[point];
+        const isFinite = typeof value !== "number" || Number.isFinite(value);
+        if (!isFinite) bad[point] ??= "decode";
+        if (!isFinite || value === undefined) delete payload[point];
     }
     const { bad: _given, ...rest } = meta;
     const reading: ReadingMeta = Object.keys(bad).length > 0 ? { ...rest, bad } : rest;
-    return { topic: `${meta.site}/${meta.device}`, payload, timestamp, reading };
+    return { topic: `${meta.site}/${meta.device}`, payload: payload as ReadingMessage["payload"], timestamp, reading };
 }
 
 /**

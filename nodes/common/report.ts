@@ -38,12 +38,13 @@ export class Reporter {
      * @param at Monotonic ms.
      */
     take(sample: ReadingMessage, at: number): (ReadingMessage | PointMessage)[] {
-        const changed = this.options.byException ? this.changes(sample, at) : Object.keys(sample.payload);
-        if (changed === undefined || (changed.length === 0 && this.options.perPoint)) return [];
+        const { byException, perPoint } = this.options;
+        const changed = byException ? this.changes(sample, at) : perPoint ? Object.keys(sample.payload) : [];
+        if (changed === undefined || (changed.length === 0 && perPoint)) return [];
         const seq = (this.seq.get(sample.topic) ?? 0) + 1;
         this.seq.set(sample.topic, seq);
         const reading = { ...sample.reading, seq };
-        if (!this.options.perPoint) return [{ ...sample, reading }];
+        if (!perPoint) return [{ ...sample, reading }];
         const { topic, payload, timestamp } = sample;
         return changed.map((point) => ({ topic: `${topic}/${point}`, payload: payload[point]!, timestamp, reading }));
     }
@@ -59,7 +60,8 @@ export class Reporter {
         const due = !last || at - last.at >= this.options.heartbeatMs || quality !== last.quality;
         if (!due && !gone && moved.length === 0) return undefined;
         if (due || !this.options.perPoint) {
-            this.sent.set(topic, { at, quality, payload });
+            // A copy: what was sent is the flow's to change.
+            this.sent.set(topic, { at, quality, payload: { ...payload } });
             return points;
         }
         // What did not move is held against the value that was sent, so that a slow drift shows.

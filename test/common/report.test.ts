@@ -38,6 +38,13 @@ describe("reporting", () => {
             assert.deepEqual(sent.flatMap((messages) => messages.map(({ reading }) => reading.seq)), [1, 2, 3]);
         });
 
+        it("is not misled by a flow that changes what it got", () => {
+            const take = reporter({ byException: true });
+            const [message] = take({ a_w: 5000, b_w: 1 }) as ReadingMessage[];
+            delete message!.payload["a_w"];
+            assert.deepEqual(take({ a_w: 5000, b_w: 1 }), []);
+        });
+
         it("measures the deadband by the largest value, so that noise around zero stays quiet", () => {
             const take = reporter({ byException: true });
             take({ a_w: 10_000 });
