@@ -68,9 +68,13 @@ export function readHeader(model: ModelDef, bytes: Buffer): { length: number } {
 
 /** The names of an enum's value, or of the bits set in a bitfield; what has no name is left out. */
 export function symbolsOf(point: PointDef, value: number | bigint): string[] {
-    const named = Object.entries(point.symbols ?? {});
     const bits = point.type.startsWith("bitfield");
-    return named.filter(([, code]) => (bits ? (BigInt(value) >> BigInt(code)) & 1n : BigInt(value) === BigInt(code))).map(([name]) => name);
+    const names: string[] = [];
+    for (const name in point.symbols) {
+        const code = point.symbols[name]!;
+        if (bits ? (BigInt(value) >> BigInt(code)) & 1n : Number(value) === code) names.push(name);
+    }
+    return names;
 }
 
 /** Hangs every group's values into those of its parent. */

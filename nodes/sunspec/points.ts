@@ -375,6 +375,8 @@ export function ratingIn(models: readonly DecodedModel[]): number | undefined {
 
 interface Extractor {
     template: string;
+    /** The template's names by number, made once: they are needed at every poll. */
+    names: string[];
     defs: readonly PointDef[];
     kind: "number" | "ratio" | "counter" | "text";
     /** From the device's unit and sign to ours. */
@@ -393,13 +395,18 @@ function compile(source: Source, def: ModelDef, facts: DeviceFacts, cls: DeviceC
         return found ? [{ group, only, extractors: build(found, points) }] : [];
     });
     return (decoded, into) => {
-        for (const one of top) extract(one, one.template, decoded.values, decoded, "", into);
+        // Paths are put together only where there is something to look up.
+        const isClean = Object.keys(decoded.bad).length === 0;
+        for (const one of top) extract(one, one.template, decoded.values, decoded, isClean ? undefined : "", into);
         for (const { group, only, extractors } of repeats) {
+            const entries = entriesOf(decoded.values[group]);
             let number = 0;
-            for (const [index, entry] of entriesOf(decoded.values[group]).entries()) {
+            for (let index = 0; index < entries.length; index++) {
+                const entry = entries[index]!;
                 if (only && !only(entry)) continue;
                 number++;
-                for (const one of extractors) extract(one, nameOf(one.template, number), entry, decoded, `${group}[${index}].`, into);
+                const path = isClean ? undefined : `${group}[${index}].`;
+                for (const one of extractors) extract(one, (one.names[number] ??= nameOf(one.template, number)), entry, decoded, path, into);
             }
         }
     };
@@ -414,17 +421,8 @@ function entriesOf(group: ModelValue | ModelValues | ModelValues[] | undefined):
     return Array.isArray(group) ? group : [];
 }
 
-const numbered = new Map<string, string>();
-
-/** Cached: a name is needed at every poll. */
 function nameOf(template: string, number: number): string {
-    const key = `${number}${template}`;
-    let name = numbered.get(key);
-    if (name === undefined) {
-        name = template.replace("{i}", String(number)).replace("{n}", number === 1 ? "" : `_${number}`);
-        numbered.set(key, name);
-    }
-    return name;
+    return template.replace("{i}", String(number)).replace("{n}", number === 1 ? "" : `_${number}`);
 }
 
 function extractor(template: string, from: string, group: GroupDef, facts: DeviceFacts, flipped: ReadonlySet<string>): Extractor[] {
@@ -433,12 +431,13 @@ function extractor(template: string, from: string, group: GroupDef, facts: Devic
     const defs = alternatives.find(({ length }) => length > 0);
     if (!defs) return [];
     const unit = unitOf(nameOf(template, 1));
-    if (unit === undefined) return [{ template, defs, kind: "text", factor: 1, min: 0, max: 0, kostal: false }];
+    if (unit === undefined) return [{ template, names: [], defs, kind: "text", factor: 1, min: 0, max: 0, kostal: false }];
     const [low, high] = LIMITS[unit] ?? [-Infinity, Infinity];
     const rated = facts.ratedW !== undefined && ["w", "var", "va"].includes(unit) ? OVER_RATING * facts.ratedW : Infinity;
     return [
         {
             template,
+            names: [],
             defs: defs.slice(0, 1),
             kind: unit === "ratio" ? "ratio" : isCounter(nameOf(template, 1)) ? "counter" : "number",
             factor: (SUNSPEC_UNITS[defs[0]!.unit ?? ""]?.factor ?? 1) * (flipped.has(template) ? -1 : 1),
@@ -449,10 +448,11 @@ function extractor(template: string, from: string, group: GroupDef, facts: Devic
     ];
 }
 
-function extract(one: Extractor, point: string, group: ModelValues, decoded: DecodedModel, path: string, into: Canonical): void {
+/** @param path Where the group's faults are found in `decoded.bad`; undefined when there are none. */
+function extract(one: Extractor, point: string, group: ModelValues, decoded: DecodedModel, path: string | undefined, into: Canonical): void {
     if (point in into.values || point in into.counters) return;
     const def = one.defs[0]!;
-    const fault = decoded.bad[path + def.name];
+    const fault = path === undefined ? undefined : decoded.bad[path + def.name];
     if (fault) into.bad[point] ??= fault;
     if (one.kind === "text") {
         const text = textOf(one.defs, group);
@@ -468,7 +468,7 @@ function extract(one: Extractor, point: string, group: ModelValues, decoded: Dec
         into.bad[point] ??= "range";
         return;
     }
-    delete into.bad[point];
+    if (point in into.bad) delete into.bad[point];
     if (one.kind === "counter") into.counters[point] = counterOf(one, def, value, group, decoded.values);
     else into.values[point] = value === 0 ? 0 : value;
 }

@@ -236,10 +236,11 @@ export class UnitReader {
             for (const points of [values, counters]) for (const point in points) if (!part.seen.has(point)) part.seen.set(point, model.id);
         }
         if (part.class !== "generic") derive(part.class, canonical);
-        for (const [point, from] of part.seen) {
+        part.seen.forEach((from, point) => {
+            if (point in values || point in counters) return;
             const reason = fate.get(from);
-            if (reason && !(point in values) && !(point in counters)) bad[point] ??= reason;
-        }
+            if (reason) bad[point] ??= reason;
+        });
         this.countEnergy(part, canonical);
         const full = part.full ? this.fullModels(part.index, read) : [];
         if (part.seen.size === 0 && full.length === 0) return undefined;
@@ -253,9 +254,9 @@ export class UnitReader {
         const { energy, maxGapMs } = this.options;
         const at = this.clock.monotonic();
         const serial = serialOf(identity);
-        for (const [point, counter] of Object.entries(counters)) {
-            const sample = { ...counter, at, ...(serial !== undefined && { serial }), ...(ratedW !== undefined && { ratedW }) };
-            const { totalWh, event } = energy.counter(`${name}/${point}`).add(sample);
+        for (const point in counters) {
+            const { wh, modulusWh } = counters[point]!;
+            const { totalWh, event } = energy.counter(`${name}/${point}`).add({ wh, modulusWh, at, serial, ratedW });
             if (totalWh !== undefined) values[point] = totalWh;
             if (event === "refused") bad[point] = "range";
             else if (event === "reset" || event === "swap") bad[point] = "reset";
@@ -295,9 +296,14 @@ function qualityOf({ values, bad }: Canonical): Quality {
 }
 
 /** True for a model that says something, and only zeros. */
-function isAllZero({ ID: _id, L: _length, ...values }: ModelValues): boolean {
-    const said = Object.values(values);
-    return said.length > 0 && said.every((value) => value === 0);
+function isAllZero(values: ModelValues): boolean {
+    let said = false;
+    for (const name in values) {
+        if (name === "ID" || name === "L") continue;
+        if (values[name] !== 0) return false;
+        said = true;
+    }
+    return said;
 }
 
 function toMilli(wh: number): number {
