@@ -66,9 +66,6 @@ const DEAD_AFTER_TIMEOUTS = 3;
 /** A unit that answered within this time, and not failed since, speaks against a dead connection, ms. */
 const GOOD_STANDING_MS = 120_000;
 
-/** Gateway path unavailable, gateway target failed to respond (V1.1b3 §7): the unit is off, the link is not. */
-const UNIT_OFFLINE = new Set([0x0a, 0x0b]);
-
 interface Job {
     request: ReadRequest;
     settings: LinkSettings;
@@ -240,8 +237,7 @@ export class ModbusLink {
         unit.busy--;
         if (outcome instanceof ModbusError) {
             if (outcome.code === "MODBUS_EXCEPTION") this.answered(unit, now);
-            const offline = outcome.exception !== undefined && UNIT_OFFLINE.has(outcome.exception);
-            if (offline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, outcome, now);
+            if (outcome.unitOffline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, outcome, now);
             this.settle(job, outcome);
             // A discovery asks many silent units in a row.
             if (outcome.code === "MODBUS_TIMEOUT" && !job.request.probe) this.timedOut(outcome, now);

@@ -3,6 +3,7 @@ import { type Clock, systemClock } from "../common/clock.js";
 import { booleanField, numberField, textField } from "../common/config.js";
 import { type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
 import { MbapFraming } from "./mbap.js";
+import { MAX_REGISTERS } from "./pdu.js";
 import { TcpTransport } from "./tcp.js";
 
 /** The settings of a wl-modbus-link, from its node or its dialog. */
@@ -13,7 +14,7 @@ export const linkSchema = z
         timeoutMs: numberField({ min: 50, max: 60_000, default: 1_000 }),
         gapMs: numberField({ min: 0, max: 10_000, default: 0 }),
         connectPauseMs: numberField({ min: 0, max: 30_000, default: 0 }),
-        maxRegisters: numberField({ min: 1, max: 125, default: 125, integer: true }),
+        maxRegisters: numberField({ min: 1, max: MAX_REGISTERS, default: MAX_REGISTERS, integer: true }),
         idleCloseS: numberField({ min: 0, max: 86_400, default: 0 }),
         checkUnit: booleanField(true),
     })

@@ -18,8 +18,8 @@ export interface ReadRequest {
 
 /** What a poller or a discovery needs of a link: reads, one at a time, in the order asked. */
 export interface ModbusReader {
-    /** Most registers that one read may ask for; 125 where it is not told. */
-    readonly maxRegisters?: number;
+    /** Most registers that one read may ask for; 125 at most. */
+    readonly maxRegisters: number;
     /**
      * The data bytes of the answer, exactly `2 * quantity` for registers (big-endian words) or `ceil(quantity / 8)` for bits.
      * Always settles, at the latest at the link's own deadline.
@@ -53,6 +53,11 @@ export class ModbusError extends WattError {
     constructor(code: ModbusErrorCode, message: string, options?: { exception?: number; cause?: unknown }) {
         super(code, message, options);
         this.exception = options?.exception;
+    }
+
+    /** A gateway says that nobody is behind it: path unavailable, target failed to respond (V1.1b3 §7). The link is well. */
+    get unitOffline(): boolean {
+        return this.exception === 0x0a || this.exception === 0x0b;
     }
 }
 

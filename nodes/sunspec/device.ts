@@ -2,9 +2,9 @@ import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
 import { type DecodedModel, decodeModel } from "./decode.js";
-import { type DeviceMap, type FoundModel, identityOf, type ModelKey, paced, type WalkOptions, walkUnit } from "./discover.js";
+import { type DeviceMap, type FoundModel, identityOf, type ModelKey, walkUnit } from "./discover.js";
 import type { Counts } from "./layout.js";
-import { type ModelDef, type ModelLibrary, officialModels } from "./model.js";
+import { type ModelDef, officialModels } from "./model.js";
 import { readModel } from "./reads.js";
 
 /** One model as it was read. */
@@ -14,11 +14,6 @@ export interface ModelSample {
     model: DecodedModel;
     /** Wall time when the pass began, ms UTC. */
     timestamp: number;
-}
-
-export interface DeviceOptions extends Omit<WalkOptions, "signal"> {
-    /** Told after every walk, with the map of the walk before. Must not throw. */
-    onWalk?: (map: DeviceMap, previous: DeviceMap | undefined) => void;
 }
 
 /** Devices add, drop and move models while they run, so a map holds for a day at most. */
@@ -39,19 +34,12 @@ export class SunSpecDevice {
     private walkedAt = -Infinity;
     private walking: Promise<DeviceMap> | undefined;
     private readonly counts = new WeakMap<FoundModel, Counts>();
-    private readonly clock: Clock;
-    private readonly library: ModelLibrary;
-    private readonly paced: ModbusReader;
 
     constructor(
         private readonly reader: ModbusReader,
         readonly unit: number,
-        private readonly options: DeviceOptions = {},
-    ) {
-        this.clock = options.clock ?? systemClock;
-        this.library = options.library ?? officialModels;
-        this.paced = paced(reader, options.pauseMs ?? 0, this.clock);
-    }
+        private readonly clock: Clock = systemClock,
+    ) {}
 
     /** What the last walk found, also while another is due. */
     get map(): DeviceMap | undefined {
@@ -80,7 +68,7 @@ export class SunSpecDevice {
      * @throws ModbusError
      */
     async read(key: ModelKey, signal?: AbortSignal): Promise<ModelSample> {
-        const definition = this.library.get(key.id);
+        const definition = officialModels.get(key.id);
         if (!definition) throw new WattError("SUNSPEC_UNKNOWN_MODEL", `There is no definition of model ${key.id}.`);
         if (this.isDue()) await this.walk(signal);
         const fault = await this.attempt(key, definition, signal);
@@ -96,12 +84,10 @@ export class SunSpecDevice {
     }
 
     private async walkOnce(signal: AbortSignal | undefined): Promise<DeviceMap> {
-        const map = await walkUnit(this.reader, this.unit, { ...this.options, ...(signal && { signal }) });
-        const previous = this.current;
+        const map = await walkUnit(this.reader, this.unit, { clock: this.clock, ...(signal && { signal }) });
         this.current = map;
         this.valid = true;
         this.walkedAt = this.clock.monotonic();
-        this.options.onWalk?.(map, previous);
         return map;
     }
 
@@ -112,7 +98,7 @@ export class SunSpecDevice {
         const timestamp = this.clock.now();
         const known = this.counts.get(found);
         try {
-            const { bytes, counts } = await readModel(this.paced, definition, { unit: this.unit, ...found }, { ...(known && { counts: known }), ...(signal && { signal }) });
+            const { bytes, counts } = await readModel(this.reader, definition, { unit: this.unit, ...found }, { ...(known && { counts: known }), ...(signal && { signal }) });
             this.counts.set(found, counts);
             const model = decodeModel(definition, bytes);
             return this.moved(found, model) ?? { key, definition, model, timestamp };

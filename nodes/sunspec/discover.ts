@@ -2,7 +2,7 @@ import { type Clock, systemClock } from "../common/clock.js";
 import { errorText, WattError } from "../common/errors.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
 import { decodeModel, type ModelValues } from "./decode.js";
-import { type ModelLibrary, officialModels } from "./model.js";
+import { officialModels } from "./model.js";
 import { readModel } from "./reads.js";
 
 /** What a common model (1) says of a device; absent where the device leaves it out. */
@@ -57,11 +57,6 @@ export interface DeviceMap {
 }
 
 export interface WalkOptions {
-    /** Wire addresses where the marker is looked for, in this order. */
-    bases?: readonly number[];
-    /** Silence before each request, ms, for devices that need it. */
-    pauseMs?: number;
-    library?: ModelLibrary;
     clock?: Clock;
     signal?: AbortSignal;
 }
@@ -84,8 +79,6 @@ const ADDRESS_SPACE = 0x1_0000;
 
 /** Acknowledge and busy (Modbus Application Protocol V1.1b3 §7): ask again. */
 const BUSY = new Set([5, 6]);
-/** Gateway path unavailable, gateway target failed to respond (V1.1b3 §7): nobody is there. */
-const ABSENT = new Set([0x0a, 0x0b]);
 const BUSY_TRIES = 3;
 const BUSY_WAIT_MS = 500;
 
@@ -100,29 +93,22 @@ export async function walkUnit(reader: ModbusReader, unit: number, options: Walk
 
 class Walk {
     private readonly clock: Clock;
-    private readonly library: ModelLibrary;
-    private readonly reader: ModbusReader;
     /** The unit answered, be it with a refusal. */
     private alive = false;
     private last: unknown;
 
     constructor(
-        reader: ModbusReader,
+        private readonly reader: ModbusReader,
         private readonly unit: number,
         private readonly options: WalkOptions,
     ) {
         this.clock = options.clock ?? systemClock;
-        this.reader = paced(reader, options.pauseMs ?? 0, this.clock);
-        this.library = options.library ?? officialModels;
     }
 
     async run(): Promise<DeviceMap> {
-        const bases = this.options.bases ?? BASES;
-        const map =
-            (await this.tryBases(bases, 2)) ??
-            // A unit that answers may hide the map beside, or refuse two registers and give three.
-            (this.alive && !this.options.bases ? await this.tryBases(NEIGHBOURS, 2) : undefined) ??
-            (this.alive ? await this.tryBases(bases, 3) : undefined);
+        let map = await this.tryBases(BASES, 2);
+        // A unit that answers may hide the map beside, or refuse two registers and give three.
+        if (this.alive) map ??= (await this.tryBases(NEIGHBOURS, 2)) ?? (await this.tryBases(BASES, 3));
         if (map) return map;
         const why = this.alive
             ? "it answers but has no SunSpec map; switch SunSpec on in the device, or check the unit id"
@@ -151,12 +137,11 @@ class Walk {
             } catch (error) {
                 this.last = error;
                 if (!(error instanceof ModbusError)) throw error;
-                const { code, exception = 0 } = error;
-                if (code === "MODBUS_TIMEOUT") return "silent";
-                if (code !== "MODBUS_EXCEPTION") throw error;
-                if (ABSENT.has(exception)) return "absent";
+                if (error.code === "MODBUS_TIMEOUT") return "silent";
+                if (error.exception === undefined) throw error;
+                if (error.unitOffline) return "absent";
                 this.alive = true;
-                if (!BUSY.has(exception) || attempt === BUSY_TRIES) return "refused";
+                if (!BUSY.has(error.exception) || attempt === BUSY_TRIES) return "refused";
                 await this.clock.sleep(BUSY_WAIT_MS, this.options.signal);
             }
         }
@@ -182,7 +167,7 @@ class Walk {
                 map.warnings.push(`Model ${id} claims ${length} registers, more than there can be behind address ${address}.`);
                 break;
             }
-            add(map, id, address, length, this.library.has(id));
+            add(map, id, address, length, officialModels.has(id));
             address += 2 + length;
         }
         if (map.end !== "end") map.warnings.push(END_TEXT[map.end]);
@@ -207,7 +192,7 @@ class Walk {
     }
 
     private async identify({ models: [first] }: LogicalDevice, warnings: string[]): Promise<Identity | undefined> {
-        const definition = first?.id === COMMON ? this.library.get(COMMON) : undefined;
+        const definition = first?.id === COMMON ? officialModels.get(COMMON) : undefined;
         if (!first || !definition) return undefined;
         const { signal } = this.options;
         try {
@@ -240,19 +225,6 @@ export function identityOf(values: ModelValues): Identity {
     const texts = { manufacturer: values.Mn, model: values.Md, options: values.Opt, version: values.Vr, serial: values.SN };
     const given = Object.entries(texts).filter(([, text]) => typeof text === "string");
     return { ...Object.fromEntries(given), ...(typeof values.DA === "number" && { address: values.DA }) };
-}
-
-/** A reader that keeps silent for a while before each request. */
-export function paced(reader: ModbusReader, pauseMs: number, clock: Clock): ModbusReader {
-    if (pauseMs <= 0) return reader;
-    const { maxRegisters } = reader;
-    return {
-        ...(maxRegisters !== undefined && { maxRegisters }),
-        read: async (request) => {
-            await clock.sleep(pauseMs, request.signal);
-            return reader.read(request);
-        },
-    };
 }
 
 export interface Discovered extends DeviceMap {

@@ -19,9 +19,6 @@ export interface ReadPlan {
     checkBefore: boolean;
 }
 
-/** A device answers at most so many registers (Modbus Application Protocol V1.1b3 §6.3). */
-const MAX_REGISTERS = 125;
-
 /** What a scale factor holds that is not implemented; the decoder leaves its points out. */
 const NO_FACTOR = 0x8000;
 
@@ -113,10 +110,9 @@ const MAX_PLANS = 3;
  * @throws ModbusError
  */
 export async function readModel(reader: ModbusReader, model: ModelDef, place: Place, options: ReadOptions = {}): Promise<{ bytes: Buffer; counts: Counts }> {
-    const max = Math.min(reader.maxRegisters ?? MAX_REGISTERS, MAX_REGISTERS);
     const planFor = (counts: Counts) => {
         const layout = layoutOf(model, place.length, HEADER_REGISTERS + place.length, counts);
-        return { plan: planReads(layout, max), end: layout.end };
+        return { plan: planReads(layout, reader.maxRegisters), end: layout.end };
     };
     let { plan, end } = planFor(options.counts ?? {});
     for (let attempt = 1; ; attempt++) {

@@ -87,8 +87,6 @@ type Outcome = ModelSample | WattError;
 
 /** Alive but unable: the unit's other models can still be read. */
 const MODEL_FAULTS = new Set(["SUNSPEC_MODEL_GONE", "SUNSPEC_UNKNOWN_MODEL", "SUNSPEC_MOVED", "SUNSPEC_DECODE"]);
-/** Gateway path unavailable, gateway target failed to respond (Modbus Application Protocol V1.1b3 §7): nobody is there. */
-const ABSENT = new Set([0x0a, 0x0b]);
 /** Reasons that make a whole sample doubtful; a point that is missing or estimated leaves the others as good as they are. */
 const DOUBTFUL = new Set<BadReason>(["comm", "sf", "range", "stale", "reset", "overflow", "decode"]);
 /** A device that rearranges itself more often within one read is not waited for. */
@@ -107,7 +105,7 @@ export class UnitReader {
         private readonly options: UnitOptions,
     ) {
         this.clock = options.clock ?? systemClock;
-        this.device = new SunSpecDevice(reader, unit, { clock: this.clock });
+        this.device = new SunSpecDevice(reader, unit, this.clock);
     }
 
     /** What the last walk found and the options let through. */
@@ -151,7 +149,7 @@ export class UnitReader {
         try {
             return await this.device.read(key, signal);
         } catch (error) {
-            const refused = error instanceof ModbusError && error.code === "MODBUS_EXCEPTION" && !ABSENT.has(error.exception ?? 0);
+            const refused = error instanceof ModbusError && error.exception !== undefined && !error.unitOffline;
             if (error instanceof WattError && (refused || MODEL_FAULTS.has(error.code))) return error;
             throw error;
         }

@@ -104,7 +104,7 @@ class Bench {
 
     /** Every model of a unit by id, as wl-sunspec reads them; the unit is walked once and after it moved its registers. */
     async models(unit: number): Promise<Map<number, DecodedModel & { address: number }>> {
-        const device = this.devices.get(unit) ?? new SunSpecDevice(this.reader, unit, { clock: this.clock });
+        const device = this.devices.get(unit) ?? new SunSpecDevice(this.reader, unit, this.clock);
         this.devices.set(unit, device);
         const { devices, end, warnings } = device.map ?? (await device.walk());
         assert.deepEqual([devices.length, end, warnings], [1, "end", []]);
