@@ -12,8 +12,8 @@ const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage
 interface Editor {
     nodes: {
         getType(type: string): object | null;
-        node(id: string): (FlowNode & { valid: boolean }) | null;
-        filterNodes(filter: object): FlowNode[];
+        node(id: string): FlowNode | null;
+        filterNodes(filter: object): (FlowNode & { valid: boolean; status?: { fill?: string } })[];
         import(nodes: object[]): void;
     };
     workspaces: { show(id: string): void };
@@ -167,9 +167,17 @@ describe("the editor", () => {
             // The editor hangs the imported nodes on the mouse until a click drops them.
             await page.mouse.move(700, 400);
             await page.mouse.click(700, 400);
-            const invalid = await page.evaluate(() => RED.nodes.filterNodes({}).filter((node) => node["valid"] === false).map((node) => node.type));
+            const invalid = await page.evaluate(() => RED.nodes.filterNodes({}).filter((node) => !node.valid).map((node) => node.type));
             assert.deepEqual(invalid, []);
             await pressDeploy();
+            // It works, not just deploys: a status turns green. An example that waits for a click gets one.
+            const click = nodes.find((node) => node.type === "inject" && !node["once"] && !node["repeat"]);
+            const sources = nodes.filter((node) => ["wl-sim-plant", "wl-sunspec"].includes(node.type) || (node.type === "inject" && (node["once"] || node["repeat"])));
+            if (click && sources.length === 0) await fetch(`${nodeRed.url}/inject/${click.id}`, { method: "POST" });
+            await page.waitForFunction(() => {
+                const fills = RED.nodes.filterNodes({}).flatMap((node) => (node.type.startsWith("wl-") && node.status?.fill) || []);
+                return fills.includes("green") && !fills.includes("red");
+            });
             await page.evaluate((tab) => RED.workspaces.show(tab), nodes.find((node) => node.type === "tab")?.id ?? "");
             await page.addStyleTag({ content: "#red-ui-notifications { display: none }" });
             await page.waitForSelector("#red-ui-header-shade", { state: "hidden" });
