@@ -58,6 +58,8 @@ export interface SeriesOptions {
     zone?: string;
     /** Most values kept in memory while the disk takes no writes; 300,000. */
     bufferValues?: number;
+    /** Opens once this has settled: who had the folder before. */
+    after?: Promise<unknown> | undefined;
     clock?: Clock;
     files?: Files;
     /** For tests; the running Node decides. */
@@ -130,6 +132,9 @@ const CLOSE_MS = 1500;
 export class Series {
     /** Settles after the first attempt to open the file; never rejects. */
     readonly ready: Promise<void>;
+    /** Resolves once the file is given back after `close`, however long the disk takes. */
+    readonly ended: Promise<void>;
+    private settle!: () => void;
     private readonly file: string;
     private readonly clock: Clock;
     private readonly files: Files;
@@ -159,6 +164,9 @@ export class Series {
 
     constructor(private readonly options: SeriesOptions) {
         this.file = path.join(options.folder, "series.db");
+        this.ended = new Promise((resolve) => {
+            this.settle = resolve;
+        });
         this.clock = options.clock ?? systemClock;
         this.files = options.files ?? systemFiles;
         this.zone = options.zone ?? "UTC";
@@ -167,7 +175,10 @@ export class Series {
         // A bucket is computed anew from the next finer one when data comes late, so that one must be there.
         const atLeast = { raw, minute: Math.max(minute, raw + 2), hour: Math.max(hour, minute, raw + 2), day: Math.max(day, hour) };
         this.retention = { raw: atLeast.raw * DAY, minute: atLeast.minute * DAY, hour: atLeast.hour * DAY, day: atLeast.day * DAY };
-        this.ready = this.inTurn(() => this.open());
+        this.ready = this.inTurn(async () => {
+            await options.after;
+            await this.open();
+        });
     }
 
     /**
@@ -266,7 +277,7 @@ export class Series {
         return this.inTurn(this.tidy);
     }
 
-    /** Commits what waits and gives the file back; within 2 s. */
+    /** Commits what waits and gives the file back; resolves within 2 s, `ended` when that is really done. */
     close(): Promise<void> {
         return (this.closing ??= this.shut());
     }
@@ -731,7 +742,7 @@ export class Series {
     }
 
     private become(state: SeriesStats["state"], reason?: string): void {
-        if (state === this.state && reason === this.reason) return;
+        if (this.state === "closed" || (state === this.state && reason === this.reason)) return;
         this.state = state;
         this.reason = reason;
         for (const listener of this.listeners) listener();
@@ -748,7 +759,8 @@ export class Series {
             this.owned = undefined;
             await owned?.close();
         });
-        await Promise.race([finish.catch(() => undefined), late]);
+        finish.then(this.settle, this.settle);
+        await Promise.race([this.ended, late]);
         cancel?.();
         this.become("closed");
     }

@@ -34,6 +34,8 @@ export interface SpoolOptions {
     retryMs?: number;
     /** A cursor is written at most so often, ms; 30 s. After a crash so much is delivered twice. */
     cursorMs?: number;
+    /** Opens once this has settled: who had the folder before. */
+    after?: Promise<unknown> | undefined;
     files?: Files;
     clock?: Clock;
 }
@@ -86,10 +88,13 @@ const REMOVE_MS = 1000;
 export class Spool {
     /** Rejects with STORE_LOCKED when another process owns the folder. */
     readonly ready: Promise<void>;
+    /** Resolves once the folder is given back after `close`, however long the disk takes. */
+    readonly ended: Promise<void>;
+    private settle!: () => void;
     readonly folder: string;
     readonly files: Files;
     private readonly clock: Clock;
-    private readonly limits: Required<Omit<SpoolOptions, "folder" | "files" | "clock">>;
+    private readonly limits: Required<Omit<SpoolOptions, "folder" | "after" | "files" | "clock">>;
     private readonly listeners = new Set<() => void>();
     private readonly cursors = new Map<string, Cursor>();
     private segments: Segment[] = [];
@@ -116,7 +121,7 @@ export class Spool {
     private closing: Promise<void> | undefined;
 
     constructor(options: SpoolOptions) {
-        const { folder, files = systemFiles, clock = systemClock, ...limits } = options;
+        const { folder, after, files = systemFiles, clock = systemClock, ...limits } = options;
         this.folder = folder;
         this.files = files;
         this.clock = clock;
@@ -131,7 +136,10 @@ export class Spool {
             retryMs: limits.retryMs ?? 5000,
             cursorMs: limits.cursorMs ?? 30_000,
         };
-        this.ready = this.open();
+        this.ended = new Promise((resolve) => {
+            this.settle = resolve;
+        });
+        this.ready = this.open(after);
         this.ready.catch((error: unknown) => this.become("failed", errorText(error)));
     }
 
@@ -254,7 +262,8 @@ export class Spool {
 
     // --- opening
 
-    private async open(): Promise<void> {
+    private async open(after: Promise<unknown> | undefined): Promise<void> {
+        await after;
         try {
             await this.own();
         } catch (error) {
@@ -372,9 +381,9 @@ export class Spool {
                 await this.ready.catch((error: unknown) => group?.reject(error));
                 continue;
             }
-            if (this.state !== "memory" || write) await this.store();
+            const isStored = (this.state !== "memory" || write) && (await this.store());
             this.trim();
-            group?.resolve(this.state === "memory" ? "memory" : "disk");
+            group?.resolve(isStored ? "disk" : "memory");
             if (cursors) await this.saveCursors();
             if (commit || write) for (const listener of this.listeners) listener();
         }
@@ -400,20 +409,20 @@ export class Spool {
         return group;
     }
 
-    /** Writes the tail; when the disk will not have it, the oldest segment goes, and then memory has to do. */
-    private async store(): Promise<void> {
+    /** Writes the tail; when the disk will not have it, the oldest segment goes, and then memory has to do: false. */
+    private async store(): Promise<boolean> {
         for (let attempt = 0; ; attempt++) {
             try {
                 if (!this.lock || !this.scanned) await this.join();
                 await this.expire();
                 await this.writeTail();
                 this.become("disk");
-                return;
+                return true;
             } catch (error) {
                 if (errorCode(error) === "STORE_LOCKED" || attempt >= 2 || !isDiskFull(error) || !(await this.makeRoom())) {
                     this.become("memory", errorCode(error) === "STORE_LOCKED" ? errorText(error) : diskReason(error, this.folder));
                     this.later("write", this.limits.retryMs);
-                    return;
+                    return false;
                 }
             }
         }
@@ -618,7 +627,7 @@ export class Spool {
     }
 
     private become(state: SpoolStats["state"], reason?: string): void {
-        if (state === this.state && reason === this.reason) return;
+        if (this.state === "closed" || (state === this.state && reason === this.reason)) return;
         this.state = state;
         this.reason = reason;
         for (const listener of this.listeners) listener();
@@ -632,7 +641,8 @@ export class Spool {
         const late = new Promise<void>((resolve) => {
             cancel = this.clock.after(CLOSE_MS, resolve);
         });
-        await Promise.race([this.finish(), late]);
+        this.finish().then(this.settle, this.settle);
+        await Promise.race([this.ended, late]);
         cancel?.();
         this.become("closed");
     }

@@ -15,6 +15,8 @@ export interface StoreOptions {
     zone?: string;
     /** Bounds of what waits for each kind of destination: bytes and age. */
     spool?: { maxBytes?: number; maxAgeMs?: number };
+    /** Opens once this has settled: who had the folder before. */
+    after?: Promise<unknown> | undefined;
     clock?: Clock;
 }
 
@@ -44,8 +46,8 @@ export class Store {
     spool(name = "points"): Spool {
         let spool = this.spools.get(name);
         if (!spool) {
-            const { folder, spool: bounds, clock } = this.options;
-            spool = new Spool({ folder: path.join(folder, "spool", name), ...bounds, ...(clock && { clock }) });
+            const { folder, spool: bounds, after, clock } = this.options;
+            spool = new Spool({ folder: path.join(folder, "spool", name), ...bounds, after, ...(clock && { clock }) });
             spool.onChange(this.notify);
             this.spools.set(name, spool);
         }
@@ -92,9 +94,15 @@ export class Store {
         return () => this.listeners.delete(listener);
     }
 
-    /** Flushes and closes all; within 2 s. */
+    /** Flushes and closes all; resolves within 2 s, `ended` when that is really done. */
     close(): Promise<void> {
         return (this.closing ??= this.shut());
+    }
+
+    /** Resolves once the folder is given back after `close`, however long the disk takes. */
+    async ended(): Promise<void> {
+        await this.closing;
+        await Promise.all([this.series, ...this.spools.values()].map(({ ended }) => ended));
     }
 
     private async shut(): Promise<void> {
@@ -108,12 +116,15 @@ export class Store {
     };
 }
 
+/** Stores in use, by folder. */
 const shared = new Map<string, { store: Store; users: number }>();
+/** Folders that a slow disk has not given back yet. */
+const leaving = new Map<string, Promise<void>>();
 
 /** The store of a folder, one for all who ask in this process; the first one's options hold. Give it back with `release`. */
 export function shareStore(options: StoreOptions): { store: Store; release: () => Promise<void> } {
     const folder = path.resolve(options.folder);
-    const entry = shared.get(folder) ?? { store: new Store({ ...options, folder }), users: 0 };
+    const entry = shared.get(folder) ?? { store: new Store({ ...options, folder, after: leaving.get(folder) }), users: 0 };
     shared.set(folder, entry);
     entry.users++;
     let isReleased = false;
@@ -124,7 +135,12 @@ export function shareStore(options: StoreOptions): { store: Store; release: () =
             isReleased = true;
             if (--entry.users > 0) return;
             shared.delete(folder);
-            await entry.store.close();
+            const closed = entry.store.close();
+            const ended = entry.store.ended().finally(() => {
+                if (leaving.get(folder) === ended) leaving.delete(folder);
+            });
+            leaving.set(folder, ended);
+            await closed;
         },
     };
 }

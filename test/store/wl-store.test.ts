@@ -6,7 +6,9 @@ import wlSite from "../../dist/common/wl-site.js";
 import type { Deliver } from "../../dist/store/delivery.js";
 import wlStore, { type StoreNode } from "../../dist/store/wl-store.js";
 import { helper } from "../node-red.js";
-import { entriesOf, makeFolder, removeFolders, until } from "./kit.js";
+import { ManualClock } from "../common/manual-clock.js";
+import { shareStore } from "../../dist/store/store.js";
+import { entriesOf, makeFolder, readAll, removeFolders, until } from "./kit.js";
 
 /** A node that was told something, and when. */
 interface Log {
@@ -33,15 +35,13 @@ describe("wl-store", () => {
     const sample = (t: number) => ({ timestamp: t, payload: { ac_power_w: 1 }, reading: { site: "home", device: "inv", class: "inverter" } });
     const logs = () => helper.log().args.flat() as unknown as Log[];
 
-    it("keeps readings and deliveries across a redeploy, which it holds up for less than 2 s", async () => {
+    it("keeps readings and deliveries across a redeploy", async () => {
         const now = Date.now();
         const { store } = await load({});
         store!.series.append(sample(now));
         const outbox = store!.outbox("influx", async () => ({ kind: "retry", reason: "down" }));
         const kept = store!.spool().append("power value=1", 1);
-        const start = performance.now();
         await helper.unload();
-        assert.ok(performance.now() - start < 2000);
         assert.equal(await kept, "disk");
         assert.equal(outbox.stats().state, "closed");
         const again = (await load({})).store!;
@@ -64,6 +64,24 @@ describe("wl-store", () => {
         const again = (await load({})).store!;
         await again.series.ready;
         assert.equal(again.series.stats().state, "disk");
+    });
+
+    it("a redeploy that does not wait for a slow disk finds everything, later", async () => {
+        const clock = new ManualClock();
+        const first = shareStore({ folder, clock });
+        first.store.series.append(sample(clock.now()));
+        const kept = first.store.spool().append("one", 1);
+        const closed = first.release();
+        // The time to close is over before the folder is even open.
+        clock.advance(2000);
+        await closed;
+        assert.equal(first.store.series.stats().state, "closed");
+        const { store, release } = shareStore({ folder, clock });
+        await Promise.all([store.series.ready, store.spool().ready]);
+        assert.equal(await kept, "disk");
+        assert.equal((await store.series.query({ site: "home", device: "inv", from: 0, to: 1e15 })).length, 1);
+        assert.deepEqual((await readAll(store.spool())).entries, ["one"]);
+        await release();
     });
 
     it("is below the user directory; takes the site's zone for its days", async () => {
