@@ -1,6 +1,7 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
-import { configure, numberField, parseConfig, textField, zoneField } from "./config.js";
+import { configNode, configure, numberField, parseConfig, textField, zoneField } from "./config.js";
+import { WattError } from "./errors.js";
 
 const schema = z.object({
     siteId: textField().pipe(z.string().regex(/^[A-Za-z0-9_.-]+$/, "takes letters, digits, dot, dash and underscore only")),
@@ -18,6 +19,16 @@ export type Site = z.output<typeof schema>;
 export interface SiteNode extends Node {
     /** Undefined while the settings are unusable. */
     site?: Site;
+}
+
+/**
+ * The plant that a node belongs to.
+ * @throws WattError CONFIG_MISSING when none is chosen or its settings are unusable.
+ */
+export function siteOf(RED: NodeAPI, { site: id }: { site?: string }): Site {
+    const { site } = configNode<SiteNode>(RED, id, "wl-site");
+    if (!site) throw new WattError("CONFIG_MISSING", "check site");
+    return site;
 }
 
 export default (RED: NodeAPI): void => {

@@ -1,7 +1,8 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import type { z } from "zod";
+import { adminRoute } from "../common/admin.js";
 import { configure, parseConfig, resolveEnv } from "../common/config.js";
-import { errorCode, errorText, WattError } from "../common/errors.js";
+import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { LinkMember, LinkState } from "./link.js";
 import { linkSchema, sharedLink, tryConnect } from "./links.js";
@@ -60,15 +61,8 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    RED.httpAdmin.post("/wattledger/modbus/test", RED.auth.needsPermission("wl-modbus-link.write"), (request, response) => {
-        test(resolveEnv(RED, request.body)).then(
-            (ms) => response.json({ ms }),
-            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
-        );
+    adminRoute(RED, "/wattledger/modbus/test", "wl-modbus-link", async (def) => {
+        const settings = parseConfig(linkSchema, resolveEnv(RED, def));
+        return { ms: await tryConnect(settings, settings) };
     });
 };
-
-async function test(def: unknown): Promise<number> {
-    const settings = parseConfig(linkSchema, def);
-    return tryConnect(settings, settings);
-}

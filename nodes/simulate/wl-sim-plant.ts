@@ -1,12 +1,11 @@
 import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
-import { choiceField, configNode, configure, numberField, parseConfig, textField } from "../common/config.js";
-import { WattError } from "../common/errors.js";
+import { choiceField, configure, numberField, parseConfig, textField } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { createReading } from "../common/reading.js";
 import { StateFile } from "../common/statefile.js";
-import type { SiteNode } from "../common/wl-site.js";
+import { siteOf } from "../common/wl-site.js";
 import { FAULTS } from "./faults.js";
 import { PlantSimulator } from "./simulator.js";
 
@@ -24,9 +23,7 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         configure(this, () => {
             const { fault, ...config } = parseConfig(schema, def);
-            const { site } = configNode<SiteNode>(RED, def.site, "wl-site");
-            if (!site) throw new WattError("CONFIG_MISSING", "check site");
-            const { siteId, ratedPowerW, ...place } = site;
+            const { siteId, ratedPowerW, ...place } = siteOf(RED, def);
             const lifecycle = new Lifecycle(this);
             let seq = 0;
             const simulator = new PlantSimulator(

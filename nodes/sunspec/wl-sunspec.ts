@@ -1,10 +1,10 @@
 import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
+import { adminRoute } from "../common/admin.js";
 import { configNode, configure, parseConfig, resolveEnv } from "../common/config.js";
-import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { StateFile } from "../common/statefile.js";
-import type { SiteNode } from "../common/wl-site.js";
+import { siteOf } from "../common/wl-site.js";
 import { linkSchema, sharedLink } from "../modbus/links.js";
 import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
 import { sunspecSchema } from "./config.js";
@@ -19,15 +19,14 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         configure(this, () => {
             const config = parseConfig(sunspecSchema, def);
-            const { site } = configNode<SiteNode>(RED, def.site, "wl-site");
-            if (!site) throw new WattError("CONFIG_MISSING", "check site");
+            const { siteId } = siteOf(RED, def);
             const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
             const { userDir } = RED.settings;
             const stateFile = userDir ? new StateFile(path.join(userDir, "wattledger", "sunspec", `${this.id}.json`)) : undefined;
             const lifecycle = new Lifecycle(this);
             const source = new SunSpecSource({
                 config,
-                site: site.siteId,
+                site: siteId,
                 ...(stateFile && { stateFile }),
                 listener: {
                     onMessage: (message) => this.send(message as never),
@@ -44,19 +43,11 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    RED.httpAdmin.post("/wattledger/sunspec/discover", RED.auth.needsPermission("wl-sunspec.write"), (request, response) => {
-        const gone = new AbortController();
-        response.on("close", () => gone.abort());
-        look(RED, request.body, gone.signal).then(
-            (found) => response.json(found),
-            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
-        );
-    });
+    adminRoute(RED, "/wattledger/sunspec/discover", "wl-sunspec", (def, gone) => look(RED, def, gone));
 };
 
 /** Uses the link's connection where it is open, and a temporary one where it is not. */
-async function look(RED: NodeAPI, body: unknown, signal: AbortSignal): Promise<Survey> {
-    const { link = {}, ...node } = (body ?? {}) as { link?: unknown };
+async function look(RED: NodeAPI, { link, ...node }: Record<string, unknown>, signal: AbortSignal): Promise<Survey> {
     const settings = parseConfig(linkSchema, resolveEnv(RED, link));
     const { units, meterPositive, batteryPositive } = parseConfig(sunspecSchema, resolveEnv(RED, node));
     const member = sharedLink(settings).join(settings);
