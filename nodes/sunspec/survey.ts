@@ -33,6 +33,8 @@ export interface Survey {
     missed: { unit: number; message: string }[];
     /** Units for which the time was too short. */
     left: number[];
+    /** What of the units' maps is not as the specification has it. */
+    warnings: string[];
 }
 
 export interface SurveyOptions extends Conventions {
@@ -52,8 +54,9 @@ export async function survey(reader: ModbusReader, options: SurveyOptions): Prom
     const { units, limitMs, signal } = options;
     const common = { ...(options.clock && { clock: options.clock }), ...(signal && { signal }) };
     const { found, missed, left } = await discover(reader, units, { ...common, neighbours: units === undefined, enough: AbortSignal.timeout(limitMs) });
-    const result: Survey = { rows: [], missed: missed.map(({ unit, error }) => ({ unit, message: error.message })), left };
-    for (const { unit, aliases } of found) {
+    const result: Survey = { rows: [], missed: missed.map(({ unit, error }) => ({ unit, message: error.message })), left, warnings: [] };
+    for (const { unit, aliases, warnings } of found) {
+        result.warnings.push(...warnings.map((warning) => `Unit ${unit}: ${warning}`));
         try {
             result.rows.push(...(await surveyUnit(reader, unit, aliases, options)));
         } catch (error) {

@@ -65,6 +65,8 @@ export interface FullModel {
     name: string;
     /** Enums as symbols, bitfields as lists, 64-bit numbers that a double cannot hold as decimal text. */
     values: Record<string, unknown>;
+    /** What of its length and counts does not fit together. */
+    warnings?: readonly string[];
 }
 
 export interface UnitSample {
@@ -283,6 +285,7 @@ export class UnitReader {
             ordinal: key.ordinal,
             name: definition.name,
             values: plainValues(definition, model.values),
+            ...(model.warnings.length > 0 && { warnings: model.warnings }),
         }));
     }
 }

@@ -7,7 +7,7 @@ import type { FlowNode } from "../package/source.js";
 import { launchBrowser } from "./browser.js";
 
 interface Editor {
-    nodes: { node(id: string): (FlowNode & { devices?: object[] }) | null };
+    nodes: { node(id: string): (FlowNode & { devices?: object[]; deviceClass?: string }) | null };
     editor: { edit(node: object): void };
 }
 declare const RED: Editor;
@@ -74,6 +74,14 @@ describe("the dialog of wl-sunspec", () => {
         assert.equal(await page.inputValue("#wl-sunspec-found tr:nth-child(2) input[type=text]"), "roof");
         await save();
         assert.deepEqual(await devices(), [{ unit: 1, device: 0, name: "roof" }]);
+    });
+
+    it("keeps an environment variable in a list of choices", async () => {
+        await page.evaluate(() => (RED.nodes.node("wlsunspec000node")!.deviceClass = "${CLASS}"));
+        await open();
+        assert.equal(await page.inputValue("#node-input-deviceClass"), "${CLASS}");
+        await save();
+        assert.equal(await page.evaluate(() => RED.nodes.node("wlsunspec000node")!.deviceClass), "${CLASS}");
     });
 
     it("says in words why nothing is found", async () => {

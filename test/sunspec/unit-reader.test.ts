@@ -258,6 +258,13 @@ describe("reading a SunSpec unit", () => {
         assert.deepEqual(readings.map(({ topic, reading }) => [topic, reading.class]), [["home/fronius-g", "generic"]]);
     });
 
+    it("in full says what of a model does not fit together", async () => {
+        server.put(1, 40_000, Buffer.from("SunS"), model(1, named("H")[1]), model(160, mppts(1, 2), 8 + 2 * 20 + 5), Buffer.from("ffff0000", "hex"));
+        const { readings } = await unit({ fullModels: true }).read(true);
+        const models = readings[0]?.["sunspec"] as { id: number; warnings?: string[] }[];
+        assert.deepEqual(models.map(({ id, warnings }) => [id, warnings?.[0]]), [[160, "5 registers do not fill another module of 20."], [1, undefined]]);
+    });
+
     it("marks what a simulator made", async () => {
         put(server, 1, [named("SIM", "WattLedger", { Opt: "SIMULATED" }), [203, METER]]);
         assert.equal((await readingOf(unit(), "wattledger-sim")).reading.simulated, true);

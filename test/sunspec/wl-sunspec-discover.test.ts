@@ -6,6 +6,7 @@ import type { Survey } from "../../dist/sunspec/survey.js";
 import { helper } from "../node-red.js";
 import { INVERTER, METER, named, put } from "./devices.js";
 import { type FlowNode, NodeRig, of, SITE, TYPES } from "./node-rig.js";
+import { MARKER, model } from "./sunspec-server.js";
 
 describe("the Discover button of wl-sunspec", () => {
     const rig = new NodeRig();
@@ -57,6 +58,14 @@ describe("the Discover button of wl-sunspec", () => {
         assert.equal(body.rows[0]!.values["ac_energy_export_wh"], 812_345);
         assert.deepEqual(body.missed.map(({ unit }) => unit), [5]);
         await rig.disconnected();
+    });
+
+    it("tells what is odd about a device", async () => {
+        await start();
+        rig.server.put(1, 40_000, MARKER, model(1, named("ODD")[1]), model(203, METER));
+        rig.refuseAbsent();
+        const { body } = await press({ link: link(), units: "1" });
+        assert.deepEqual(body.warnings, ["Unit 1: The chain of models has no end model; the device refuses to read on."]);
     });
 
     it("is for those who may edit", async () => {
