@@ -2,7 +2,7 @@ import { SIMULATED_MANUFACTURER, SIMULATED_OPTIONS } from "../common/simulated.j
 import type { ModelValues } from "../sunspec/decode.js";
 import { encodeModel } from "../sunspec/encode.js";
 import { officialModels } from "../sunspec/model.js";
-import type { InverterSample, PlantSample } from "./plant.js";
+import { type InverterSample, type PlantSample, SOC_MAX, SOC_MIN } from "./plant.js";
 
 /** Where the models of every unit begin: the wire address of "SunS". */
 export const SUNSPEC_BASE = 40_000;
@@ -196,7 +196,7 @@ function mpptMeasurements({ mppts, state, rating }: InverterSample): ModelValues
 function batteryModels({ battery }: PlantSample): DeviceModel[] {
     const { power, soc, voltage, capacityWh, maxPower } = battery;
     const cells = voltage / 120;
-    const state = soc > 0.945 ? "FULL" : soc < 0.105 ? "EMPTY" : power > 10 ? "DISCHARGING" : power < -10 ? "CHARGING" : "HOLDING";
+    const state = soc > SOC_MAX - 0.005 ? "FULL" : soc < SOC_MIN + 0.005 ? "EMPTY" : power > 10 ? "DISCHARGING" : power < -10 ? "CHARGING" : "HOLDING";
     const rateFactor = scaleFactor(maxPower, 0);
     const ampereHours = capacityWh / 400;
     return [
@@ -205,7 +205,7 @@ function batteryModels({ battery }: PlantSample): DeviceModel[] {
             {
                 AHRtg: ampereHours, AHRtg_SF: scaleFactor(ampereHours, -1), WHRtg: capacityWh, WHRtg_SF: scaleFactor(capacityWh, 0),
                 WChaRteMax: maxPower, WDisChaRteMax: maxPower, WChaDisChaMax_SF: rateFactor,
-                SoCMax: 95, SoCMin: 10, SoC: 100 * soc, SoC_SF: -1, DoD: 100 * (1 - soc), DoD_SF: -1, SoH: 98.5, SoH_SF: -1,
+                SoCMax: 100 * SOC_MAX, SoCMin: 100 * SOC_MIN, SoC: 100 * soc, SoC_SF: -1, DoD: 100 * (1 - soc), DoD_SF: -1, SoH: 98.5, SoH_SF: -1,
                 NCyc: 214, ChaSt: state, LocRemCtl: "REMOTE", AlmRst: 0, Typ: "LITHIUM_ION", State: "CONNECTED",
                 Evt1: 0, Evt2: 0, EvtVnd1: 0, EvtVnd2: 0,
                 V: voltage, VMax: 450, VMin: 350, V_SF: -1,
@@ -219,7 +219,7 @@ function batteryModels({ battery }: PlantSample): DeviceModel[] {
             124,
             {
                 WChaMax: maxPower, WChaMax_SF: rateFactor, WChaGra: 100, WDisChaGra: 100, WChaDisChaGra_SF: 0, StorCtl_Mod: 0,
-                MinRsvPct: 10, MinRsvPct_SF: 0, ChaState: 100 * soc, ChaState_SF: -1, InBatV: voltage, InBatV_SF: -1, ChaSt: state,
+                MinRsvPct: 100 * SOC_MIN, MinRsvPct_SF: 0, ChaState: 100 * soc, ChaState_SF: -1, InBatV: voltage, InBatV_SF: -1, ChaSt: state,
                 OutWRte: 100, InWRte: 100, InOutWRte_SF: 0, ChaGriSet: "PV",
             },
         ],

@@ -46,11 +46,6 @@ const savedSchema = z.object({
     }),
 });
 
-export interface SavedState {
-    wall: number;
-    plant: PlantState;
-}
-
 /** The step of the plant, and the age of a register at most, ms. */
 const TICK_MS = 1000;
 /** What a crash loses is calculated again at the next start, so that the card is spared. */

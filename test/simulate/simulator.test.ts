@@ -12,8 +12,8 @@ import { MbapFraming } from "../../dist/modbus/mbap.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
 import { ModbusError } from "../../dist/modbus/transport.js";
 import { buildImage, DEVICES } from "../../dist/simulate/devices.js";
-import { initialState, Plant } from "../../dist/simulate/plant.js";
-import { PlantSimulator, type SavedState, type SimulatorConfig } from "../../dist/simulate/simulator.js";
+import { initialState, Plant, type PlantState } from "../../dist/simulate/plant.js";
+import { PlantSimulator, type SimulatorConfig } from "../../dist/simulate/simulator.js";
 import { decodeModel, type DecodedModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { SunSpecDevice } from "../../dist/sunspec/device.js";
 import { officialModels } from "../../dist/sunspec/model.js";
@@ -26,6 +26,10 @@ const CONFIG: SimulatorConfig = {
     latitude: 52.52, longitude: 13.4, zone: "Europe/Berlin", ratedPowerW: 15_000,
 };
 const MORNING = Date.UTC(2026, 5, 1, 4);
+interface SavedState {
+    wall: number;
+    plant: PlantState;
+}
 type StateStore = Pick<StateFile, "load" | "save" | "remove">;
 const UNITS = [1, 2, 3, 4, 5, 200];
 
