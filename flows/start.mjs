@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // `npm start`: runs the plant flow in Node-RED with the hardened settings beside this file, in a user directory of its own.
-import { mkdirSync, unlinkSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import os from "node:os";
@@ -41,29 +41,32 @@ const OPTIONS = {
 const require = createRequire(import.meta.url);
 const root = path.join(import.meta.dirname, "..");
 const { version } = require("../package.json");
+const FLOW = path.join(root, "dist/flows/plant.json");
 
+/** What a person can mend; shown without a stack. */
 class Unusable extends Error {}
+class BadArgument extends Unusable {}
 
 function readOptions(argv) {
     let values;
     try {
         ({ values } = parseArgs({ args: argv, options: OPTIONS }));
     } catch (error) {
-        throw new Unusable(error.message.replace(/ To specify.*$/s, ""));
+        throw new BadArgument(error.message.replace(/ To specify.*$/s, ""));
     }
     const number = (name, fallback, min, max, whole = true) => {
         const value = Number(values[name] ?? fallback);
         if (values[name] === "" || !(value >= min && value <= max) || (whole && !Number.isInteger(value))) {
-            throw new Unusable(`--${name} takes a ${whole ? "whole " : ""}number from ${min} to ${max}, not "${values[name]}".`);
+            throw new BadArgument(`--${name} takes a ${whole ? "whole " : ""}number from ${min} to ${max}, not "${values[name]}".`);
         }
         return value;
     };
     const influx = values.influx ?? process.env.INFLUX_URL ?? "";
     if (influx && !/^https?:$/.test(URL.canParse(influx) ? new URL(influx).protocol : "")) {
-        throw new Unusable(`--influx takes a URL such as http://localhost:8086, not "${influx}".`);
+        throw new BadArgument(`--influx takes a URL such as http://localhost:8086, not "${influx}".`);
     }
     if (influx && `${new URL(influx).username}${new URL(influx).password}` !== "") {
-        throw new Unusable("--influx takes no password: put it in the environment as INFLUX_USERNAME and INFLUX_PASSWORD.");
+        throw new BadArgument("--influx takes no password: put it in the environment as INFLUX_USERNAME and INFLUX_PASSWORD.");
     }
     return {
         port: number("port", process.env.WL_PORT || 1880, 0, 65_535),
@@ -78,22 +81,26 @@ function readOptions(argv) {
     };
 }
 
-/** Node-RED 5 where this Node can run it and it is there, else whatever Node-RED is found from here or from the working folder. */
+/** Where a package lies, seen from here or else from the working folder; undefined when it is nowhere. */
+function locate(name) {
+    for (const from of [import.meta.url, path.join(process.cwd(), "x.js")]) {
+        try {
+            return path.dirname(createRequire(from).resolve(`${name}/package.json`));
+        } catch {
+            // The next place may have it.
+        }
+    }
+    return undefined;
+}
+
+/** Node-RED 5 where this Node can run it and a clone has both, else the Node-RED that is installed. */
 function findNodeRed() {
     const [major, minor] = process.versions.node.split(".").map(Number);
     const canRun5 = major > 22 || (major === 22 && minor >= 9);
-    const froms = [import.meta.url, path.join(process.cwd(), "x.js")].map((from) => createRequire(from));
-    for (const name of canRun5 ? ["node-red-5", "node-red"] : ["node-red"]) {
-        for (const from of froms) {
-            try {
-                const file = from.resolve(`${name}/package.json`);
-                return { dir: path.dirname(file), version: from(file).version };
-            } catch {
-                // Not here: the next place may have it.
-            }
-        }
-    }
-    throw new Unusable("Node-RED is missing: install it beside this package with `npm install node-red @flowfuse/node-red-dashboard`.");
+    const dir = (canRun5 && locate("node-red-5")) || locate("node-red");
+    const missing = [!dir && "node-red", !locate("@flowfuse/node-red-dashboard") && "@flowfuse/node-red-dashboard"].filter(Boolean);
+    if (missing.length > 0) throw new Unusable(`Not installed: ${missing.join(", ")}. Install beside this package: npm install ${missing.join(" ")}`);
+    return { dir, version: require(path.join(dir, "package.json")).version };
 }
 
 function isFree(port, host) {
@@ -137,7 +144,7 @@ async function startNodeRed(nodeRed, options, port) {
         throw new Unusable(error.message);
     }
     settings.uiPort = port;
-    if (!options.verbose) settings.logging = { launcher: { level: "warn", handler: () => printLog } };
+    if (!options.verbose) settings.logging = { launcher: { ...settings.logging.console, level: "warn", handler: () => printLog } };
     process.argv = [process.argv[0], path.join(nodeRed.dir, "red.js"), "--settings", settingsFile, "--userDir", options.userDir];
     const from = createRequire(path.join(nodeRed.dir, "package.json"));
     from("./red.js");
@@ -150,12 +157,15 @@ async function startNodeRed(nodeRed, options, port) {
     return RED;
 }
 
-/** What a node reports, and errors; Node-RED's own remarks on starting are left out. */
+/** What a node reports, errors, and who logged in or changed something; Node-RED's own remarks on starting are left out. */
 function printLog(entry) {
-    const ERROR = 20;
-    if (entry.id === undefined && entry.level > ERROR) return;
-    const text = entry.msg?.message ?? entry.msg;
-    console.error(`${new Date(entry.timestamp).toISOString()} ${entry.level > ERROR ? "warning" : "error"} ${entry.name || entry.type || "node-red"}: ${text}`);
+    const [ERROR, AUDIT] = [20, 98];
+    const print = (kind, from, text) => console.error(`${new Date(entry.timestamp).toISOString()} ${kind} ${from}: ${text}`);
+    if (entry.level === AUDIT) {
+        if (!/\.get$/.test(entry.event)) print("audit", entry.event, [entry.user?.username ?? entry.username, entry.ip].filter(Boolean).join(" from "));
+    } else if (entry.id !== undefined || entry.level <= ERROR) {
+        print(entry.level > ERROR ? "warning" : "error", entry.name || entry.type || "node-red", entry.msg?.message ?? entry.msg);
+    }
 }
 
 function introduce(RED, nodeRed, options, url, notes) {
@@ -185,19 +195,20 @@ function introduce(RED, nodeRed, options, url, notes) {
 
 async function main() {
     const options = readOptions(process.argv.slice(2));
+    if (!existsSync(FLOW)) throw new Unusable("Not built yet: run `npm ci` first.");
     const { FAULTS } = require(path.join(root, "dist/simulate/faults.js"));
     if (options.help) return console.log(HELP.replace("FAULTS", FAULTS.join(", ")));
-    if (options.fault && !FAULTS.includes(options.fault)) throw new Unusable(`--fault takes one of ${FAULTS.join(", ")}, not "${options.fault}".`);
+    if (options.fault && !FAULTS.includes(options.fault)) throw new BadArgument(`--fault takes one of ${FAULTS.join(", ")}, not "${options.fault}".`);
     const nodeRed = findNodeRed();
     mkdirSync(options.userDir, { recursive: true, mode: 0o700 });
     const { acquireLock } = require(path.join(root, "dist/store/lock.js"));
     const lockFile = path.join(options.userDir, "running.lock");
     await acquireLock(lockFile);
-    process.on("exit", () => unlinkSync(lockFile));
+    process.on("exit", () => rmSync(lockFile, { force: true }));
     const host = process.env.WL_HOST || "127.0.0.1";
     const port = await freePort(options.port, host);
     setEnvironment(options, await freePort(1502, "127.0.0.1"));
-    const note = placeFlow(options.userDir, path.join(root, "dist/flows/plant.json"));
+    const note = placeFlow(options.userDir, FLOW);
     const RED = await startNodeRed(nodeRed, options, port);
     const sent = options.check ? watchReadings(RED) : undefined;
     const { port: bound } = RED.server.address();
@@ -215,6 +226,6 @@ async function main() {
 main().catch((error) => {
     const expected = error instanceof Unusable || error.code?.startsWith?.("STORE_");
     console.error(expected ? error.message : error);
-    if (error instanceof Unusable) console.error("`--help` lists all options.");
-    process.exit(error instanceof Unusable ? 2 : 1);
+    if (error instanceof BadArgument) console.error("`--help` lists all options.");
+    process.exit(error instanceof BadArgument ? 2 : 1);
 });

@@ -18,10 +18,11 @@ if (msg.topic === "latest") {
     }
     return void context.set("devices", devices);
 }
+/** The last error of each device; a device and the node that reads it have one name. */
+const errors = context.get("errors") ?? {};
 if (msg.error) {
-    const failed = Object.values(devices).find((d) => d.device === msg.error.source?.name) ?? {};
-    failed.error = { text: msg.error.message, at: now };
-    return null;
+    errors[msg.error.source?.name] = { text: msg.error.message, at: now };
+    return void context.set("errors", errors);
 }
 if (msg.reading) {
     const { device, bad = {} } = msg.reading;
@@ -34,7 +35,7 @@ if (msg.reading) {
     for (const point of Object.keys(bad)) delete values[point];
     for (const [point, value] of Object.entries(msg.payload)) values[point] = { value, at: msg.timestamp };
     const first = { ...msg.payload, ...known.first };
-    devices[device] = { ...msg.reading, bad, values, first, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every, error: known.error };
+    devices[device] = { ...msg.reading, bad, values, first, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every };
     return void context.set("devices", devices);
 }
 
@@ -53,6 +54,7 @@ function show(value, unit, digits = 0) {
 }
 /** As a device's own display shows it. */
 const counter = (wh) => ({ value: (wh / 1000).toFixed(wh < 1e6 ? 2 : 1), unit: "kWh" });
+const kwh = (wh) => (wh / 1000).toFixed(1);
 const text = (value, unit, digits) => Object.values(show(value, unit, digits)).join(" ");
 
 const ORDER = ["inverter", "mppt", "battery", "meter", "weather", "tracker"];
@@ -96,13 +98,13 @@ const bought = today("meter", "ac_energy_import_wh");
 const sold = today("meter", "ac_energy_export_wh");
 const ownUse = made > 0 && sold !== undefined ? Math.min(1, Math.max(0, 1 - sold / made)) : undefined;
 
-const coverage = ({ have, all }, what) => (have < all ? `${have} of ${all} ${what}` : "");
+const coverage = ({ have, all }, what) => (have < all ? `${have} of ${all} ${what}`.trim() : "");
 const direction = (w, plus, minus) => (w === undefined ? "" : Math.abs(w) < IDLE_W ? "idle" : w > 0 ? plus : minus);
 const power = (w) => show(w === undefined ? undefined : Math.abs(w) < IDLE_W ? 0 : Math.abs(w), "W");
 const peer = (w, plus, minus) => ({ ...power(w), way: w === undefined || Math.abs(w) < IDLE_W ? 0 : Math.sign(w), w, note: direction(w, plus, minus) });
 
 const flow = {
-    solar: { ...peer(solar.value, "", ""), note: coverage(solar, "inverters") },
+    solar: { ...peer(solar.value, "", ""), note: coverage(solar, "") },
     grid: peer(grid.value, "importing", "exporting"),
     battery: { ...peer(battery.value, "discharging", "charging"), soc: soc === undefined ? undefined : Math.round(soc), fitted: battery.all > 0 },
     house: peer(house, "", ""),
@@ -154,7 +156,7 @@ const tiles = [
         id: "grid",
         label: direction(grid.value, "Grid import", "Grid export").replace("idle", "Grid") || "Grid",
         ...power(grid.value),
-        note: sold === undefined ? "" : `${text(bought ?? 0, "Wh")} in, ${text(sold, "Wh")} out today`,
+        note: sold === undefined ? "" : `kWh today: ${kwh(bought ?? 0)} in, ${kwh(sold)} out`,
         spark: spark("grid", grid.value),
     },
     { key: "house", id: "house", label: "House", ...power(house), note: house === undefined ? "a reading is missing" : "solar + battery + grid", spark: spark("house", house) },
@@ -168,7 +170,7 @@ const cards = all.map((d) => {
         device: d.device, kind: d.class, level, at: d.at, quality: silent(d) ? "stale" : d.quality,
         state: silent(d) ? "silent" : /^[A-Z]{1,4}$/.test(state) ? state : String(state ?? "online").toLowerCase().replaceAll("_", " "),
         doubtful: Object.entries(d.bad).map(([point, reason]) => `${point}: ${reason}`),
-        error: d.error,
+        error: errors[d.device],
     };
 });
 

@@ -16,8 +16,8 @@ function noonZone(): string {
     return east === 0 ? "Etc/GMT" : `Etc/GMT${east > 0 ? "-" : "+"}${Math.abs(east)}`;
 }
 
-async function startDemo(userDir: string, ...args: string[]): Promise<Running & { url: string }> {
-    const demo = start([path.join(root, "flows/start.mjs"), "--user-dir", userDir, "--port", "0", ...args], userDir, { ...clean, WL_ZONE: noonZone() });
+async function startDemo(userDir: string, args: string[] = [], env: Record<string, string> = {}): Promise<Running & { url: string }> {
+    const demo = start([path.join(root, "flows/start.mjs"), "--user-dir", userDir, "--port", "0", ...args], userDir, { ...clean, WL_ZONE: noonZone(), ...env });
     await demo.logged(/Ctrl\+C stops it/);
     return { ...demo, url: /Dashboard +(\S+)/.exec(demo.log())![1]! };
 }
@@ -65,8 +65,9 @@ describe("the dashboard of npm start", () => {
         assert.deepEqual(faults, []);
     });
 
-    async function open(options: { width: number; dark?: boolean }): Promise<void> {
-        context = await browser.newContext({ viewport: { width: options.width, height: 1500 }, colorScheme: options.dark ? "dark" : "light" });
+    async function open(options: { width: number; dark?: boolean; login?: { username: string; password: string } }): Promise<void> {
+        const { width, dark, login } = options;
+        context = await browser.newContext({ viewport: { width, height: 1500 }, colorScheme: dark ? "dark" : "light", ...(login && { httpCredentials: login }) });
         page = await context.newPage();
         faults = [];
         page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
@@ -141,9 +142,18 @@ describe("the dashboard of npm start", () => {
         });
     }
 
+    it("asks for the login where one is set, and works with it", async () => {
+        assert.equal(await demo.stop(), 0);
+        // bcrypt of "sunshine", cost 4.
+        demo = await startDemo(userDir, [], { WL_USER: "installer", WL_PASSWORD_HASH: "$2b$04$VcWeh.7SE0uX//5SFiRYsuvU67dValFElJ6zDxTPF79lYLzdBYXfK" });
+        assert.equal((await fetch(demo.url)).status, 401);
+        await open({ width: 1280, login: { username: "installer", password: "sunshine" } });
+        await page.waitForFunction(() => /^\d/.test(document.querySelector("[data-tile=solar] .wl-tile-value")?.textContent ?? ""));
+    });
+
     it("shows a plant that fell silent as silent, with nothing in the sums", async () => {
         assert.equal(await demo.stop(), 0);
-        demo = await startDemo(userDir, "--fault", "drop");
+        demo = await startDemo(userDir, ["--fault", "drop"]);
         await open({ width: 1280 });
         await page.waitForFunction(() => document.querySelectorAll(".wl-level-bad").length === 6);
         assert.match((await tile("solar").textContent()) ?? "", /^–/);

@@ -96,7 +96,7 @@ describe("the plant page's state", () => {
         }
         plant.now += 6000;
         const { flow: shown, tiles, cards, rows } = plant.show();
-        assert.deepEqual([shown.solar.value, shown.solar.note, shown.house.value, shown.house.way], ["4.00", "1 of 2 inverters", "–", 0]);
+        assert.deepEqual([shown.solar.value, shown.solar.note, shown.house.value, shown.house.way], ["4.00", "1 of 2", "–", 0]);
         assert.deepEqual([tiles["solar"]!.value, tiles["solar"]!.note, tiles["house"]!.value], ["4.00", "1 of 2 inverters", "–"]);
         assert.deepEqual(cards.map(({ device, state, level }) => [device, state, level]), [["A", "online", "good"], ["B", "silent", "bad"], ["M", "online", "good"]]);
         assert.equal(rows.find(({ device, point }) => device === "B" && point === "ac_power_w")?.reason, "stale");
@@ -123,7 +123,7 @@ describe("the plant page's state", () => {
         plant.read("inverter", "C", { ac_energy_export_wh: 70_000 });
         const { tiles } = plant.show();
         assert.deepEqual([tiles["energy"]!.value, tiles["energy"]!.unit, tiles["energy"]!.note], ["14.0", "kWh", "79 % used on site"]);
-        assert.equal(tiles["grid"]!.note, "1.00 kWh in, 3.00 kWh out today");
+        assert.equal(tiles["grid"]!.note, "kWh today: 1.0 in, 3.0 out");
         assert.deepEqual(tiles["solar"]!.spark, [1, null, 3, null]);
     });
 
@@ -139,7 +139,9 @@ describe("the plant page's state", () => {
     });
 
     it("keeps a device's last error", () => {
+        plant.send({ error: { message: "An old one.", source: { name: "A" } } });
         plant.read("inverter", "A", { ac_power_w: 1 });
+        assert.equal(plant.show().cards[0]!.error?.text, "An old one.");
         plant.send({ error: { message: "No answer within 1000 ms.", source: { name: "A" } } });
         assert.equal(plant.show().cards[0]!.error?.text, "No answer within 1000 ms.");
     });
