@@ -1,21 +1,19 @@
 import { open } from "node:fs/promises";
-import { randomBytes } from "node:crypto";
 import path from "node:path";
-import { isClockSet, localDay, systemClock, type Clock } from "../common/clock.js";
+import { isClockSet, systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import type { PointValue, ReadingMessage } from "../common/reading.js";
-import { isPointName } from "../common/units.js";
-import { diskReason, freeBytes, isDiskFull, removeFile, systemFiles, writeAll, type Files } from "./files.js";
-import { aggregate, combine, decodeRollups, decodeSamples, encodeRollups, encodeSamples, Names, type RawRow, type Rollup, type RollupRow } from "./series-codec.js";
-import { openOwned, type Database, type OwnedDatabase, type SqlBackend } from "./sqlite.js";
+import { Ballast } from "./ballast.js";
+import { diskReason, removeFile, systemFiles, type Files } from "./files.js";
+import type { RawRow, RollupRow } from "./series-codec.js";
+import { DAY, floorTo, HOUR, LAST_MS, MINUTE, SeriesTables, TABLES, type Resolution, type Samples } from "./series-tables.js";
+import { openOwned, type OwnedDatabase, type SqlBackend } from "./sqlite.js";
 
 export type { RawRow, Rollup, RollupRow } from "./series-codec.js";
+export type { Resolution } from "./series-tables.js";
 
 /** What the series keeps of a reading; a ReadingMessage fits. */
 export type Sample = Pick<ReadingMessage, "payload" | "timestamp"> & { reading: Pick<ReadingMessage["reading"], "site" | "device" | "class"> };
-
-/** Width of a roll-up's bucket: a minute or an hour (UTC), or a local day of the site. */
-export type Resolution = "minute" | "hour" | "day";
 
 export interface SeriesQuery {
     site: string;
@@ -82,50 +80,11 @@ export interface SeriesStats {
     lastCommitMs?: number;
 }
 
-interface Device {
-    /** Undefined until the database knows it. */
-    id: number | undefined;
-    site: string;
-    device: string;
-    class: string;
-    names: Names;
-}
-
-const MINUTE = 60_000;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * HOUR;
-const LEVELS = ["minute", "hour", "day"] as const;
-
-/** Rows are keyed by time first, then device, in one integer: the other way round writes 40 times more to the card. */
-const SCHEMA = `
-CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY, site TEXT NOT NULL, device TEXT NOT NULL, class TEXT NOT NULL, UNIQUE (site, device));
-CREATE TABLE IF NOT EXISTS point (device INTEGER NOT NULL, place INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (device, place)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS raw (k INTEGER PRIMARY KEY, v BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS minute (k INTEGER PRIMARY KEY, v BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS hour (k INTEGER PRIMARY KEY, v BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS day (k INTEGER PRIMARY KEY, v BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS dirty (level INTEGER NOT NULL, k INTEGER NOT NULL, PRIMARY KEY (level, k)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-`;
-const SCHEMA_VERSION = 1;
-/** A key holds 16 bits of device. */
-const MOST_DEVICES = 65_535;
-const MOST_POINTS = 4096;
 const MOST_TEXT = 1000;
-/** A minute is rolled up so long after its end, so that what comes a little late does not write it twice. */
-const SETTLE_MS = 15_000;
 /** In a site or device: would not come back from the database as it went in. */
 const UNSOUND = /[\0/\uD800-\uDFFF]/u;
 const RETRY_MS = 30_000;
-const CLEAN_MS = 10 * MINUTE;
-/** Work on the event loop pauses after so long. */
-const SLICE_MS = 8;
-/** Freed when the disk is full: SQLite cannot delete without room to write. */
-const BALLAST_BYTES = 2 * 1024 * 1024;
-/** Free pages (4 KB) of the database that a full disk is answered with. */
-const ROOM_PAGES = 256;
-/** A disk with less room is full. */
-const FULL_BYTES = 256 * 1024;
+const TIDY_MS = 10 * MINUTE;
 const CLOSE_MS = 1500;
 
 /** Local time series: samples as measured and their roll-ups, in one SQLite file. */
@@ -139,16 +98,15 @@ export class Series {
     private readonly clock: Clock;
     private readonly files: Files;
     private readonly retention: Retention;
-    private readonly zone: string;
+    private readonly ballast: Ballast;
+    private readonly tables: SeriesTables;
     private readonly limits: { commitMs: number; bufferValues: number };
-    private readonly devices = new Map<string, Device>();
-    private readonly byId = new Map<number, Device>();
     private readonly newest = new Map<string, Latest>();
-    /** Not yet committed: per device, per time. */
-    private waiting = new Map<Device, Map<number, Record<string, PointValue>>>();
+    /** Not yet committed. */
+    private waiting: Samples = new Map();
     private waitingValues = 0;
     /** Being committed just now. */
-    private leaving: Series["waiting"] | undefined;
+    private leaving: Samples | undefined;
     private owned: OwnedDatabase | undefined;
     private state: SeriesStats["state"] = "opening";
     private reason: string | undefined;
@@ -160,7 +118,6 @@ export class Series {
     private queue: Promise<void> = Promise.resolve();
     private readonly timers = new Map<() => Promise<void>, () => void>();
     private closing: Promise<void> | undefined;
-    private dayCache = { start: 0, end: 0 };
 
     constructor(private readonly options: SeriesOptions) {
         this.file = path.join(options.folder, "series.db");
@@ -169,7 +126,8 @@ export class Series {
         });
         this.clock = options.clock ?? systemClock;
         this.files = options.files ?? systemFiles;
-        this.zone = options.zone ?? "UTC";
+        this.ballast = new Ballast(options.folder, this.files);
+        this.tables = new SeriesTables(() => [this.leaving, this.waiting], options.zone ?? "UTC");
         this.limits = { commitMs: options.commitMs ?? 10_000, bufferValues: options.bufferValues ?? 300_000 };
         const { raw = 7, minute = 60, hour = 730, day = 7300 } = options.retention ?? {};
         // A bucket is computed anew from the next finer one when data comes late, so that one must be there.
@@ -202,13 +160,8 @@ export class Series {
             return false;
         }
         if (count === 0) return true;
-        const key = `${site}/${name}`;
-        let device = this.devices.get(key);
-        if (!device) {
-            device = { id: undefined, site, device: name, class: kind, names: new Names() };
-            this.devices.set(key, device);
-        }
-        this.remember(key, { site, device: name, class: kind, t, values });
+        const device = this.tables.device(site, name, kind);
+        this.remember({ site, device: name, class: kind, t, values });
         let times = this.waiting.get(device);
         if (!times) this.waiting.set(device, (times = new Map<number, Record<string, PointValue>>()));
         const before = times.get(t);
@@ -221,17 +174,17 @@ export class Series {
 
     /** Samples in [from, to), oldest first; those that wait for a commit included. */
     async query(query: SeriesQuery): Promise<RawRow[]> {
-        const device = this.devices.get(`${query.site}/${query.device}`);
+        const device = this.tables.devices.get(`${query.site}/${query.device}`);
         if (!device) return [];
-        const rows = await this.samples(device, query.from, query.to, query.limit ?? 10_000);
+        const rows = await this.tables.samples(device, query.from, query.to, query.limit ?? 10_000);
         return select(rows, query.points);
     }
 
     /** Buckets that start in [from, to), oldest first, up to the newest sample. */
     async rollups(resolution: Resolution, query: SeriesQuery): Promise<RollupRow[]> {
-        const device = this.devices.get(`${query.site}/${query.device}`);
+        const device = this.tables.devices.get(`${query.site}/${query.device}`);
         if (!device) return [];
-        const rows = await this.buckets(resolution, device, query.from, query.to);
+        const rows = await this.tables.buckets(resolution, device, query.from, query.to);
         return select(rows.slice(-(query.limit ?? 10_000)), query.points);
     }
 
@@ -242,7 +195,7 @@ export class Series {
 
     /** Every device with its points, as far as anything of it is kept. */
     list(): { site: string; device: string; class: string; points: string[] }[] {
-        return [...this.devices.values()].map(({ site, device, class: kind, names }) => {
+        return [...this.tables.devices.values()].map(({ site, device, class: kind, names }) => {
             const points = new Set([...names.list, ...Object.keys(this.newest.get(`${site}/${device}`)?.values ?? {})]);
             return { site, device, class: kind, points: [...points].toSorted() };
         });
@@ -255,7 +208,7 @@ export class Series {
             ...(this.owned && { backend: this.owned.db.backend }),
             buffered: this.waitingValues,
             dropped: { ...this.dropped },
-            refused: this.refused,
+            refused: this.refused + this.tables.refused,
             ...(this.setAside !== undefined && { setAside: this.setAside }),
             ...(this.lastCommitMs !== undefined && { lastCommitMs: this.lastCommitMs }),
         };
@@ -289,14 +242,15 @@ export class Series {
         try {
             this.owned = await this.own();
             this.setAside = this.owned.setAside ?? this.setAside;
-            this.load(this.owned.db);
-            await this.restoreLatest(this.owned.db);
-            await this.layBallast();
+            this.tables.attach(this.owned.db);
+            for await (const { device, rows } of this.tables.newest()) {
+                for (const row of rows) this.remember({ site: device.site, device: device.device, class: device.class, ...row });
+            }
+            await this.ballast.lay();
             this.become("disk");
             this.later(this.tidy, MINUTE);
         } catch (error) {
-            await this.owned?.close().catch(() => undefined);
-            this.owned = undefined;
+            await this.disown();
             if (errorCode(error) === "STORE_LOCKED" || errorCode(error) === "SERIES_NEWER") this.become("failed", errorText(error));
             else this.become("memory", reasonOf(error, this.options.folder));
         }
@@ -309,154 +263,63 @@ export class Series {
         try {
             return await openOwned(this.file, options);
         } catch (error) {
-            if (!(await this.isFull(error))) throw error;
-            await removeFile(this.files, this.ballast);
+            if (!(await this.ballast.isNeeded(error))) throw error;
+            await this.ballast.release();
             return openOwned(this.file, options);
         }
     }
 
-    private load(db: Database): void {
-        const version = db.all<{ user_version: number }>("PRAGMA user_version")[0]?.user_version ?? 0;
-        if (version > SCHEMA_VERSION) {
-            throw new WattError("SERIES_NEWER", "The series was written by a later version: install that version again, or choose another folder.");
-        }
-        if (version < SCHEMA_VERSION) db.exec(`${SCHEMA}PRAGMA user_version = ${SCHEMA_VERSION}`);
-        this.byId.clear();
-        for (const device of this.devices.values()) {
-            device.id = undefined;
-            device.names = new Names();
-        }
-        for (const { id, site, device: name, class: kind } of db.all<{ id: number; site: string; device: string; class: string }>("SELECT * FROM device")) {
-            const device = this.devices.get(`${site}/${name}`) ?? { id, site, device: name, class: kind, names: new Names() };
-            device.id = id;
-            this.devices.set(`${site}/${name}`, device);
-            this.byId.set(id, device);
-        }
-        for (const { device, name } of db.all<{ device: number; name: string }>("SELECT device, name FROM point ORDER BY device, place")) {
-            this.byId.get(device)?.names.add(name);
-        }
-        const zone = db.all<{ value: string }>("SELECT value FROM meta WHERE key = 'zone'")[0]?.value;
-        if (zone !== this.zone) this.changeZone(db, zone !== undefined);
-    }
-
-    /** Days of another zone begin elsewhere: as far as the hours reach back, they are computed anew. */
-    private changeZone(db: Database, isKnown: boolean): void {
-        db.transaction(() => {
-            db.run("INSERT OR REPLACE INTO meta VALUES ('zone', ?)", this.zone);
-            if (!isKnown) return;
-            const [first] = db.all<{ t: number | null }>("SELECT min(k) >> 16 AS t FROM hour");
-            db.run("DELETE FROM day WHERE k >= (? << 16)", this.dayOf(first?.t ?? 0).start);
-            const days = new Set(db.all<{ t: number; d: number }>("SELECT k >> 16 AS t, k & 65535 AS d FROM hour").map(({ t, d }) => `${this.dayOf(t).start} ${d}`));
-            for (const day of days) {
-                const [start, device] = day.split(" ").map(Number) as [number, number];
-                this.mark(db, "day", start, device);
-            }
-        });
-    }
-
-    /** Newest values again after a start: from the newest rows, as many as it takes within reason. */
-    private async restoreLatest(db: Database): Promise<void> {
-        const missing = new Set(this.byId.keys());
-        const slice = new Slice();
-        let [before, beforeDevice] = [2 ** 41, 0];
-        for (let pages = 0; missing.size > 0 && pages < 100; pages++) {
-            const rows = db.all<{ t: number; d: number; v: Uint8Array }>("SELECT k >> 16 AS t, k & 65535 AS d, v FROM raw WHERE k < ((? << 16) | ?) ORDER BY k DESC LIMIT 50", before, beforeDevice);
-            for (const { t, d, v } of rows) {
-                const device = this.byId.get(d);
-                if (!device || !missing.delete(d)) continue;
-                const { site, device: name, class: kind, names } = device;
-                for (const row of decodeSamples(v, t, names)) this.remember(`${site}/${name}`, { site, device: name, class: kind, ...row });
-            }
-            const last = rows.at(-1);
-            if (!last) return;
-            [before, beforeDevice] = [last.t, last.d];
-            await slice.breathe();
-        }
+    private async disown(): Promise<void> {
+        const { owned } = this;
+        this.owned = undefined;
+        this.tables.detach();
+        await owned?.close().catch(() => undefined);
     }
 
     // --- committing
 
     private readonly commit = async (): Promise<void> => {
         await this.open();
-        const { owned } = this;
-        if (!owned || this.waiting.size === 0) {
-            if (this.waiting.size > 0) this.later(this.commit, RETRY_MS);
+        if (this.waiting.size === 0) return;
+        if (!this.owned) {
+            this.later(this.commit, RETRY_MS);
             return;
         }
-        this.leaving = this.waiting;
+        const samples = (this.leaving = this.waiting);
         const values = this.waitingValues;
         this.waiting = new Map();
         this.waitingValues = 0;
         try {
-            try {
-                await this.write(owned.db, this.leaving);
-            } catch (error) {
-                if (!(await this.isFull(error))) throw error;
-                this.load(owned.db);
-                await this.makeRoom(owned.db);
-                await this.write(owned.db, this.leaving);
-            }
+            await this.withRoom(() => this.tables.write(samples));
             this.leaving = undefined;
             this.lastCommitMs = this.clock.now();
-            this.become("disk");
             await syncLog(this.file);
-            if (!this.closing) await this.roll(owned.db);
+            await this.withRoom(() => this.roll());
+            this.become("disk");
         } catch (error) {
             if (this.leaving) this.takeBack(values);
             await this.recover(error);
         }
     };
 
-    private async write(db: Database, samples: Series["waiting"]): Promise<void> {
-        const slice = new Slice();
-        const chunks: { device: Device; t0: number; rows: RawRow[]; blob: Buffer }[] = [];
-        db.transaction(() => {
-            for (const [device, times] of samples) this.register(db, device, times);
-        });
-        for (const [device, times] of samples) {
-            if (device.id === undefined) continue;
-            for (const rows of byMinute(times)) {
-                const t0 = rows[0]!.t;
-                chunks.push({ device, t0, rows, blob: encodeSamples(rows, t0, device.names) });
-                await slice.breathe();
-            }
-        }
-        db.transaction(() => {
-            for (const chunk of chunks) this.insert(db, chunk);
-        });
-    }
-
-    /** Gives a device and its points their numbers. */
-    private register(db: Database, device: Device, times: Map<number, Record<string, PointValue>>): void {
-        if (device.id === undefined) {
-            const id = (db.all<{ id: number | null }>("SELECT max(id) AS id FROM device")[0]?.id ?? 0) + 1;
-            if (id > MOST_DEVICES) {
-                this.refused += times.size;
-                return;
-            }
-            db.run("INSERT INTO device VALUES (?, ?, ?, ?)", id, device.site, device.device, device.class);
-            device.id = id;
-            this.byId.set(id, device);
-        }
-        for (const values of times.values()) {
-            for (const name of Object.keys(values)) {
-                if (device.names.placeOf(name) !== undefined) continue;
-                if (!isPointName(name) || device.names.list.length >= MOST_POINTS) this.refused++;
-                else db.run("INSERT INTO point VALUES (?, ?, ?)", device.id, device.names.add(name), name);
-            }
+    /** Does it again after a full disk was given room. */
+    private async withRoom(work: () => Promise<void>): Promise<void> {
+        try {
+            await work();
+        } catch (error) {
+            if (!this.owned || !(await this.ballast.isNeeded(error))) throw error;
+            this.tables.attach(this.owned.db);
+            await this.ballast.release();
+            this.dropped.disk += await this.tables.makeRoom();
+            // What that freed.
+            await this.ballast.lay();
+            await work();
         }
     }
 
-    private insert(db: Database, { device, t0, rows, blob }: { device: Device; t0: number; rows: RawRow[]; blob: Buffer }): void {
-        const id = device.id!;
-        const [found] = db.all<{ v: Uint8Array }>("SELECT v FROM raw WHERE k = ((? << 16) | ?)", t0, id);
-        const all = found ? encodeSamples(mergeRows([decodeSamples(found.v, t0, device.names), rows]), t0, device.names) : blob;
-        db.run("INSERT OR REPLACE INTO raw VALUES ((? << 16) | ?, ?)", t0, id, all);
-        this.mark(db, "minute", floorTo(t0, MINUTE), id);
-    }
-
-    private mark(db: Database, level: Resolution, start: number, id: number): void {
-        db.run("INSERT OR IGNORE INTO dirty VALUES (?, (? << 16) | ?)", LEVELS.indexOf(level), start, id);
+    private async roll(): Promise<void> {
+        const now = this.clock.now();
+        if (isClockSet(now)) await this.tables.roll(now, () => this.closing !== undefined);
     }
 
     /** A commit that failed waits on, behind what has come since. */
@@ -472,206 +335,21 @@ export class Series {
     }
 
     private async recover(error: unknown): Promise<void> {
-        const { owned } = this;
-        this.become("memory", (await this.isFull(error)) ? "the disk is full" : reasonOf(error, this.options.folder));
+        this.become("memory", (await this.ballast.isNeeded(error)) ? "the disk is full" : reasonOf(error, this.options.folder));
         this.later(this.commit, RETRY_MS);
         try {
             // Numbers given within a transaction that did not happen are void.
-            if (owned && errorCode(error) !== "SQLITE_DAMAGED") this.load(owned.db);
+            if (this.owned && errorCode(error) !== "SQLITE_DAMAGED") this.tables.attach(this.owned.db);
             else throw error;
         } catch {
             // Opened again at the next attempt, and checked first: a closed mark would say that it is sound.
-            this.owned = undefined;
-            await owned?.close().catch(() => undefined);
+            await this.disown();
             await removeFile(this.files, `${this.file}.closed`).catch(() => undefined);
         }
     }
 
-    /**
-     * Gives up the ballast, and with the room it leaves shortens the log, then deletes the oldest rows of the finest width there is:
-     * both take room before they give any. What that frees is ballast again.
-     */
-    private async makeRoom(db: Database): Promise<void> {
-        await removeFile(this.files, this.ballast);
-        const slice = new Slice();
-        const checkpoint = () => {
-            try {
-                db.all("PRAGMA wal_checkpoint(TRUNCATE)");
-            } catch {
-                // What follows may help, or fails and is told.
-            }
-        };
-        checkpoint();
-        for (const table of ["raw", ...LEVELS] as const) {
-            while ((db.all<{ freelist_count: number }>("PRAGMA freelist_count")[0]?.freelist_count ?? 0) < ROOM_PAGES) {
-                const rows = deleteOldest(db, table, 2 ** 41, 64);
-                this.dropped.disk += rows;
-                if (rows === 0) break;
-                await slice.breathe();
-            }
-        }
-        checkpoint();
-        await this.layBallast();
-    }
-
-    /** The WebAssembly build takes a full disk for one that fails. */
-    private async isFull(error: unknown): Promise<boolean> {
-        const code = errorCode(error);
-        return isDiskFull(error) || code === "SQLITE_FULL" || (code === "SQLITE_IO" && ((await freeBytes(this.options.folder)) ?? Infinity) < FULL_BYTES);
-    }
-
-    private get ballast(): string {
-        return path.join(this.options.folder, "ballast");
-    }
-
-    private async layBallast(): Promise<void> {
-        try {
-            const size = await this.files.stat(this.ballast).then((stat) => stat.size, () => 0);
-            if (size >= BALLAST_BYTES || ((await freeBytes(this.options.folder)) ?? Infinity) < 2 * BALLAST_BYTES) return;
-            const handle = await this.files.open(this.ballast, "w");
-            try {
-                // Noise, which no file system stores as less.
-                await writeAll(handle, [randomBytes(BALLAST_BYTES)], 0);
-            } finally {
-                await handle.close();
-            }
-        } catch {
-            await removeFile(this.files, this.ballast).catch(() => undefined);
-        }
-    }
-
-    // --- roll-ups
-
-    /** Computes buckets whose samples changed and whose time is over. */
-    private async roll(db: Database): Promise<void> {
-        const now = this.clock.now();
-        if (!isClockSet(now)) return;
-        const slice = new Slice();
-        for (const level of LEVELS) {
-            const end = this.startOf(level, now - SETTLE_MS);
-            for (;;) {
-                const marks = db.all<{ t: number; d: number }>(
-                    "SELECT k >> 16 AS t, k & 65535 AS d FROM dirty WHERE level = ? AND k < (? << 16) ORDER BY k LIMIT 64",
-                    LEVELS.indexOf(level),
-                    end,
-                );
-                if (marks.length === 0 || this.closing) break;
-                const done: { t: number; d: number; device: Device | undefined; values: Record<string, Rollup> }[] = [];
-                for (const { t, d } of marks) {
-                    const device = this.byId.get(d);
-                    done.push({ t, d, device, values: device ? await this.compute(level, device, t) : {} });
-                    await slice.breathe();
-                }
-                db.transaction(() => {
-                    for (const { t, d, device, values } of done) {
-                        db.run("DELETE FROM dirty WHERE level = ? AND k = ((? << 16) | ?)", LEVELS.indexOf(level), t, d);
-                        if (!device || Object.keys(values).length === 0) continue;
-                        db.run(`INSERT OR REPLACE INTO ${level} VALUES ((? << 16) | ?, ?)`, t, d, encodeRollups(values, device.names));
-                        const next = LEVELS[LEVELS.indexOf(level) + 1];
-                        if (next) this.mark(db, next, this.startOf(next, t), d);
-                    }
-                });
-            }
-        }
-    }
-
-    /** One bucket from the next finer level. */
-    private async compute(level: Resolution, device: Device, start: number): Promise<Record<string, Rollup>> {
-        if (level === "minute") return aggregate(await this.samples(device, start, start + MINUTE, Infinity));
-        if (level === "hour") return combine((await this.buckets("minute", device, start, start + HOUR)).map(({ values }) => values));
-        // A zone may be off by half an hour: then the edges of its day are minutes.
-        const { end } = this.dayOf(start);
-        const [firstHour, lastHour] = [Math.ceil(start / HOUR) * HOUR, floorTo(end, HOUR)];
-        const parts = [
-            ...(await this.buckets("minute", device, start, firstHour)),
-            ...(await this.buckets("hour", device, firstHour, lastHour)),
-            ...(await this.buckets("minute", device, lastHour, end)),
-        ];
-        return combine(parts.map(({ values }) => values));
-    }
-
-    /** Buckets as stored; those whose samples have changed since, and the open one, are computed. */
-    private async buckets(level: Resolution, device: Device, from: number, to: number): Promise<RollupRow[]> {
-        if (to <= from) return [];
-        const fresh = this.changed(level, device, from, to);
-        const rows = new Map<number, RollupRow>();
-        const slice = new Slice();
-        const width = level === "minute" ? 6 * HOUR : 60 * DAY;
-        const [first, last] = this.extent(level, from, to);
-        for (let start = first; start < last && this.owned; start += width) {
-            const sql = `SELECT k >> 16 AS t, v FROM ${level} WHERE k >= (? << 16) AND k < (? << 16) AND (k & 65535) = ?`;
-            for (const { t, v } of this.owned.db.all<{ t: number; v: Uint8Array }>(sql, start, Math.min(last, start + width), device.id ?? -1)) {
-                if (!fresh.has(t)) rows.set(t, { t, values: decodeRollups(v, device.names) });
-            }
-            await slice.breathe();
-        }
-        for (const t of fresh) {
-            const values = await this.compute(level, device, t);
-            if (Object.keys(values).length > 0) rows.set(t, { t, values });
-        }
-        return [...rows.values()].toSorted((a, b) => a.t - b.t);
-    }
-
-    /** Starts of the buckets in [from, to) that are not stored as they should be. */
-    private changed(level: Resolution, device: Device, from: number, to: number): Set<number> {
-        const starts = new Set<number>();
-        const add = (t: number) => {
-            const start = this.startOf(level, t);
-            if (start >= from && start < to) starts.add(start);
-        };
-        for (const part of [this.leaving, this.waiting]) for (const t of part?.get(device)?.keys() ?? []) add(t);
-        if (!this.owned || device.id === undefined) return starts;
-        const sql = "SELECT k >> 16 AS t FROM dirty WHERE level <= ? AND (k & 65535) = ?";
-        for (const { t } of this.owned.db.all<{ t: number }>(sql, LEVELS.indexOf(level), device.id)) add(t);
-        return starts;
-    }
-
-    private startOf(level: Resolution, t: number): number {
-        if (level === "day") return this.dayOf(t).start;
-        return floorTo(t, level === "minute" ? MINUTE : HOUR);
-    }
-
-    private dayOf(t: number): { start: number; end: number } {
-        if (t < this.dayCache.start || t >= this.dayCache.end) this.dayCache = localDay(t, this.zone);
-        return this.dayCache;
-    }
-
-    // --- reading
-
-    /** The newest `limit` samples in [from, to), oldest first. */
-    private async samples(device: Device, from: number, to: number, limit: number): Promise<RawRow[]> {
-        const parts: RawRow[][] = [];
-        // Before the first pause: what is committed meanwhile must be found here or there.
-        for (const part of [this.leaving, this.waiting]) {
-            const times = part?.get(device);
-            if (times) parts.push([...times].filter(([t]) => t >= from && t < to).map(([t, values]) => ({ t, values: { ...values } })));
-        }
-        const slice = new Slice();
-        const sql = "SELECT k >> 16 AS t, v FROM raw WHERE k >= (? << 16) AND k < (? << 16) AND (k & 65535) = ?";
-        let found = 0;
-        const stored: RawRow[][] = [];
-        // A chunk begins in the minute it ends in.
-        const [first, last] = this.extent("raw", floorTo(from, MINUTE), to);
-        for (let end = last; end > first && found < limit && this.owned; ) {
-            const start = Math.max(first, floorTo(end - 1, 10 * MINUTE));
-            const chunks = this.owned.db.all<{ t: number; v: Uint8Array }>(sql, start, end, device.id ?? -1);
-            const rows = chunks.flatMap(({ t, v }) => decodeSamples(v, t, device.names)).filter(({ t }) => t >= from && t < to);
-            stored.unshift(rows);
-            found += rows.length;
-            end = start;
-            await slice.breathe();
-        }
-        return mergeRows([...stored, ...parts]).slice(-limit);
-    }
-
-    /** What of [from, to) a table can hold rows of. */
-    private extent(table: string, from: number, to: number): [number, number] {
-        const end = (which: string) => this.owned?.db.all<{ t: number | null }>(`SELECT ${which}(k) >> 16 AS t FROM ${table}`)[0]?.t ?? undefined;
-        const [first, last] = [end("min"), end("max")];
-        return first === undefined || last === undefined ? [0, 0] : [Math.max(from, first), Math.min(to, last + 1)];
-    }
-
-    private remember(key: string, sample: Latest): void {
+    private remember(sample: Latest): void {
+        const key = `${sample.site}/${sample.device}`;
         const known = this.newest.get(key);
         if (!known) this.newest.set(key, { ...sample, values: { ...sample.values } });
         else if (sample.t >= known.t) Object.assign(known, { t: sample.t, class: sample.class, values: Object.assign(known.values, sample.values) });
@@ -680,7 +358,7 @@ export class Series {
     // --- bounds
 
     private isTimely(t: number): boolean {
-        if (!Number.isSafeInteger(t) || !isClockSet(t) || t >= 2 ** 41) return false;
+        if (!Number.isSafeInteger(t) || !isClockSet(t) || t >= LAST_MS) return false;
         const now = this.clock.now();
         return !isClockSet(now) || (t >= this.rawCutoff(now) && t <= now + DAY);
     }
@@ -705,18 +383,13 @@ export class Series {
     }
 
     private readonly tidy = async (): Promise<void> => {
-        this.later(this.tidy, CLEAN_MS);
-        const { owned } = this;
+        this.later(this.tidy, TIDY_MS);
         const now = this.clock.now();
-        if (!owned || !isClockSet(now)) return;
+        if (!this.owned || !isClockSet(now)) return;
         try {
-            await this.roll(owned.db);
-            const slice = new Slice();
-            for (const table of ["raw", ...LEVELS] as const) {
-                const cutoff = table === "raw" ? this.rawCutoff(now) : now - this.retention[table];
-                while (deleteOldest(owned.db, table, cutoff, 64) > 0) await slice.breathe();
-            }
-            await this.layBallast();
+            await this.withRoom(() => this.roll());
+            for (const table of TABLES) await this.tables.deleteBefore(table, table === "raw" ? this.rawCutoff(now) : now - this.retention[table]);
+            await this.ballast.lay();
         } catch (error) {
             await this.recover(error);
         }
@@ -754,12 +427,9 @@ export class Series {
         const late = new Promise<void>((resolve) => {
             cancel = this.clock.after(CLOSE_MS, resolve);
         });
-        const finish = this.flush().then(async () => {
-            const { owned } = this;
-            this.owned = undefined;
-            await owned?.close();
-        });
-        finish.then(this.settle, this.settle);
+        this.flush()
+            .then(() => this.disown())
+            .then(this.settle, this.settle);
         await Promise.race([this.ended, late]);
         cancel?.();
         this.become("closed");
@@ -771,57 +441,13 @@ interface Row<V> {
     values: Record<string, V>;
 }
 
-/** Pauses long work so that the event loop turns. */
-class Slice {
-    private since = performance.now();
-
-    async breathe(): Promise<void> {
-        if (performance.now() - this.since < SLICE_MS) return;
-        await new Promise(setImmediate);
-        this.since = performance.now();
-    }
-}
-
-function floorTo(t: number, width: number): number {
-    return Math.floor(t / width) * width;
-}
-
-/** Samples in the order of time, cut where a minute ends. */
-function byMinute(times: Map<number, Record<string, PointValue>>): RawRow[][] {
-    const rows = [...times].map(([t, values]) => ({ t, values })).toSorted((a, b) => a.t - b.t);
-    const minutes: RawRow[][] = [];
-    for (const row of rows) {
-        const last = minutes.at(-1);
-        if (last && floorTo(last[0]!.t, MINUTE) === floorTo(row.t, MINUTE)) last.push(row);
-        else minutes.push([row]);
-    }
-    return minutes;
-}
-
-/** One row a time, in the order of time; of the same point and time the later part holds. */
-function mergeRows(parts: RawRow[][]): RawRow[] {
-    const rows = new Map<number, RawRow>();
-    for (const { t, values } of parts.flat()) {
-        const known = rows.get(t);
-        if (known) Object.assign(known.values, values);
-        else rows.set(t, { t, values });
-    }
-    return [...rows.values()].toSorted((a, b) => a.t - b.t);
-}
-
+/** Rows with these points alone; those that have none of them go. */
 function select<V>(rows: Row<V>[], points: string[] | undefined): Row<V>[] {
     if (!points) return rows;
     const wanted = new Set(points);
     return rows
         .map(({ t, values }) => ({ t, values: Object.fromEntries(Object.entries(values).filter(([name]) => wanted.has(name))) }))
         .filter(({ values }) => Object.keys(values).length > 0);
-}
-
-/** Deletes at most `rows` rows older than `cutoff`; resolves with how many. */
-function deleteOldest(db: Database, table: string, cutoff: number, rows: number): number {
-    const found = db.all<{ t: number }>(`SELECT k >> 16 AS t FROM ${table} WHERE k < (? << 16) ORDER BY k LIMIT ?`, cutoff, rows);
-    if (found.length > 0) db.run(`DELETE FROM ${table} WHERE k IN (SELECT k FROM ${table} WHERE k < (? << 16) ORDER BY k LIMIT ?)`, cutoff, rows);
-    return found.length;
 }
 
 /** Makes a commit survive a power cut without a wait: SQLite itself would block the event loop for it. */
