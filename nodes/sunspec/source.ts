@@ -9,7 +9,7 @@ import type { StatusKind } from "../common/status.js";
 import type { LinkState } from "../modbus/link.js";
 import type { ModbusReader } from "../modbus/transport.js";
 import { type SunSpecConfig, unitsOf } from "./config.js";
-import { discover, type Discovered, USUAL_UNIT_IDS } from "./discover.js";
+import { type DeviceMap, discover, USUAL_UNIT_IDS } from "./discover.js";
 import { asWattError, UnitPoller, type UnitState } from "./poller.js";
 import { UnitReader } from "./unit-reader.js";
 
@@ -104,7 +104,7 @@ export class SunSpecSource {
         await Promise.all(polls);
     }
 
-    private async discover(reader: ModbusReader, units: readonly number[], signal: AbortSignal): Promise<{ found: readonly Discovered[]; missed: readonly number[] }> {
+    private async discover(reader: ModbusReader, units: readonly number[], signal: AbortSignal): Promise<{ found: readonly DeviceMap[]; missed: readonly number[] }> {
         const { listener } = this.options;
         try {
             const { found, missed } = await discover(reader, units, { clock: this.clock, signal, neighbours: true });
@@ -184,7 +184,9 @@ export class SunSpecSource {
 
     private restore(): void {
         try {
-            this.energy.restore(this.options.stateFile?.load());
+            const state = this.options.stateFile?.load();
+            if (state === undefined || this.energy.restore(state)) return;
+            throw new WattError("STATE_DAMAGED", "The stored energy totals make no sense: totals begin at the devices' counters again.");
         } catch (error) {
             this.options.listener.onWarning(error as WattError);
         }

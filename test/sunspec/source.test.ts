@@ -134,6 +134,16 @@ describe("a source of SunSpec readings", () => {
         assert.equal(heard.messages.length, 26, "readings go on");
     });
 
+    it("warns when its totals make no sense, and counts anew", async () => {
+        const file = path.join(dir, "state.json");
+        writeFileSync(file, '{"counters":{"fronius-a/ac_energy_import_wh":7}}');
+        put(server, 1, [named("A"), [203, METER]]);
+        start({ units: "1" }, file);
+        await idle(1);
+        assert.deepEqual(heard.warnings.map(({ code }) => code), ["STATE_DAMAGED"]);
+        assert.equal(heard.messages[0]?.payload["ac_energy_import_wh"], 7000);
+    });
+
     it("keeps what it saved", async () => {
         const file = path.join(dir, "state.json");
         put(server, 1, [named("A"), [203, METER]]);
