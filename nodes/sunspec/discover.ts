@@ -68,7 +68,7 @@ const COMMON = 1;
 
 /** Where the specification puts the marker; then one register beside, because numbering from 0 and from 1 is mixed up. */
 const BASES = [40_000, 0, 50_000];
-const NEIGHBOURS = [40_001, 39_999, 1, 50_001, 49_999];
+const BASES_OFF_BY_ONE = [40_001, 39_999, 1, 50_001, 49_999];
 
 /** Common defaults of makers, as reports on their devices show: SMA 126, Fronius 200 and 240, Kostal 71, SAX 100, ABB 247. */
 export const USUAL_UNIT_IDS: readonly number[] = [1, 2, 3, 71, 100, 126, 200, 240, 247, 255];
@@ -108,7 +108,7 @@ class Walk {
     async run(): Promise<DeviceMap> {
         let map = await this.tryBases(BASES, 2);
         // A unit that answers may hide the map beside, or refuse two registers and give three.
-        if (this.alive) map ??= (await this.tryBases(NEIGHBOURS, 2)) ?? (await this.tryBases(BASES, 3));
+        if (this.alive) map ??= (await this.tryBases(BASES_OFF_BY_ONE, 2)) ?? (await this.tryBases(BASES, 3));
         if (map) return map;
         const why = this.alive
             ? "it answers but has no SunSpec map; switch SunSpec on in the device, or check the unit id"
@@ -227,13 +227,9 @@ export function identityOf(values: ModelValues): Identity {
     return { ...Object.fromEntries(given), ...(typeof values.DA === "number" && { address: values.DA }) };
 }
 
-export interface Discovered extends DeviceMap {
-    /** Other units that show the same device. */
-    aliases: number[];
-}
-
 export interface Discovery {
-    found: Discovered[];
+    /** A device that answers to several units once, at the first. */
+    found: DeviceMap[];
     /** Units without SunSpec, with the reason. */
     missed: { unit: number; error: WattError }[];
     /** Units that were not asked any more. */
@@ -247,6 +243,7 @@ export interface DiscoverOptions extends WalkOptions {
     enough?: AbortSignal;
 }
 
+/** Those above are reserved (Modbus over Serial Line V1.02 §2.2), so nobody counts on into them. */
 const LAST_UNIT = 247;
 
 /** A connection that breaks while a unit is asked is given this time to come back, ms. */
@@ -255,7 +252,7 @@ const RECONNECT_WAIT_MS = 2_000;
 const MAX_LOST = 3;
 
 /**
- * Walks the units of one endpoint, one after the other. A device that answers to several units is listed once.
+ * Walks the units of one endpoint, one after the other.
  * @throws ModbusError when there is no connection, or the caller gives up.
  */
 export async function discover(reader: ModbusReader, units: readonly number[] = USUAL_UNIT_IDS, options: DiscoverOptions = {}): Promise<Discovery> {
@@ -269,10 +266,9 @@ export async function discover(reader: ModbusReader, units: readonly number[] = 
         }
         try {
             const map = await walkPatiently(reader, unit, options);
-            const same = result.found.find((other) => isSame(other, map));
-            if (same) same.aliases.push(unit);
-            else result.found.push({ ...map, aliases: [] });
-            if (options.neighbours && !same && unit < LAST_UNIT && !queue.includes(unit + 1)) queue.splice(queue.indexOf(unit) + 1, 0, unit + 1);
+            const isNew = !result.found.some((other) => isSame(other, map));
+            if (isNew) result.found.push(map);
+            if (options.neighbours && isNew && unit < LAST_UNIT && !queue.includes(unit + 1)) queue.splice(queue.indexOf(unit) + 1, 0, unit + 1);
             lost = -Infinity;
         } catch (error) {
             if (!(error instanceof WattError) || error.code === "MODBUS_ABORTED") throw error;

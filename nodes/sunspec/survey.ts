@@ -23,8 +23,6 @@ export interface SurveyRow {
     models: number[];
     /** What it measures now. */
     values: Record<string, PointValue>;
-    /** Other units that show the same device. */
-    aliases: number[];
 }
 
 export interface Survey {
@@ -55,10 +53,10 @@ export async function survey(reader: ModbusReader, options: SurveyOptions): Prom
     const common = { ...(options.clock && { clock: options.clock }), ...(signal && { signal }) };
     const { found, missed, left } = await discover(reader, units, { ...common, neighbours: units === undefined, enough: AbortSignal.timeout(limitMs) });
     const result: Survey = { rows: [], missed: missed.map(({ unit, error }) => ({ unit, message: error.message })), left, warnings: [] };
-    for (const { unit, aliases, warnings } of found) {
+    for (const { unit, warnings } of found) {
         result.warnings.push(...warnings.map((warning) => `Unit ${unit}: ${warning}`));
         try {
-            result.rows.push(...(await surveyUnit(reader, unit, aliases, options)));
+            result.rows.push(...(await surveyUnit(reader, unit, options)));
         } catch (error) {
             result.missed.push({ unit, message: errorText(error) });
         }
@@ -66,7 +64,7 @@ export async function survey(reader: ModbusReader, options: SurveyOptions): Prom
     return result;
 }
 
-async function surveyUnit(reader: ModbusReader, unit: number, aliases: number[], options: SurveyOptions): Promise<SurveyRow[]> {
+async function surveyUnit(reader: ModbusReader, unit: number, options: SurveyOptions): Promise<SurveyRow[]> {
     const { clock = systemClock, meterPositive, batteryPositive, signal } = options;
     const energy = new EnergyBook(clock);
     const settings = { meterPositive, batteryPositive, site: "", deviceClass: "auto", fullModels: true, maxGapMs: 0, energy, clock } as const;
@@ -74,7 +72,7 @@ async function surveyUnit(reader: ModbusReader, unit: number, aliases: number[],
     const { readings } = await unitReader.read(true, signal);
     const rows = new Map<number, SurveyRow>();
     for (const part of unitReader.devices) {
-        const row = rows.get(part.index) ?? newRow(unit, aliases, part);
+        const row = rows.get(part.index) ?? newRow(unit, part);
         rows.set(part.index, row);
         row.classes.push(part.class);
         Object.assign(row.values, readings.find(({ reading }) => reading.device === part.name)?.payload);
@@ -82,7 +80,7 @@ async function surveyUnit(reader: ModbusReader, unit: number, aliases: number[],
     return [...rows.values()];
 }
 
-function newRow(unit: number, aliases: number[], { name, index, identity, models }: Device): SurveyRow {
+function newRow(unit: number, { name, index, identity, models }: Device): SurveyRow {
     const { manufacturer = "", model = "", version = "" } = identity ?? {};
-    return { unit, device: index, name, classes: [], manufacturer, model, serial: serialOf(identity) ?? "", version, models, values: {}, aliases };
+    return { unit, device: index, name, classes: [], manufacturer, model, serial: serialOf(identity) ?? "", version, models, values: {} };
 }

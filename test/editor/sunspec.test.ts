@@ -53,7 +53,7 @@ describe("the dialog of wl-sunspec", () => {
         await page.waitForSelector("#wl-sunspec-found tr:nth-child(7)");
         assert.equal(await page.textContent("#wl-sunspec-result"), "6 found.");
         const rows = await page.$$eval("#wl-sunspec-found tr", (lines) => lines.map((line) => [...line.children].map((cell) => cell.textContent)));
-        assert.deepEqual(rows[1]!.slice(1, 7), ["1", "", "inverter", "WattLedger Simulated inverter A", "SIM1-INV-A", "1, 103, 120, 121, 123, 160"]);
+        assert.deepEqual(rows[1]!.slice(1, 7), ["1", "", "inverter", "WattLedger Simulated inverter A 1.0", "SIM1-INV-A", "1, 103, 120, 121, 123, 160"]);
         assert.match(rows[1]![7]!, /^ac_power_w [\d.]+, /);
         for (const scheme of ["light", "dark"] as const) {
             await page.emulateMedia({ colorScheme: scheme });
