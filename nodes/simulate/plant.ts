@@ -130,7 +130,7 @@ export interface PlantSample {
         pressure: number;
     };
     inverters: InverterSample[];
-    battery: { power: number; soc: number; voltage: number; capacityWh: number; maxPower: number; temperature: number };
+    battery: { power: number; soc: number; voltage: number; capacityWh: number; maxPower: number };
     /** `load = pv + battery + grid` holds for the totals and each phase. */
     load: number;
     grid: {
@@ -253,7 +253,7 @@ export class Plant {
         const inverters = arrays.map((list, i) => this.inverter(i, list, air.ambient));
         const pv = inverters.reduce((sum, inverter) => sum + inverter.ac, 0);
         const load = householdLoad(seed, time, this.localHour(time), air.ambient) * (ratedPowerW / 15_000);
-        const battery = this.battery(load - pv, air.ambient);
+        const battery = this.battery(load - pv);
         const first = arrays[0]![0]!;
         return this.stamp({
             time,
@@ -292,7 +292,7 @@ export class Plant {
     }
 
     /** Covers the household's deficit, takes its surplus, and fades out towards full and empty. */
-    private battery(deficit: number, ambient: number): PlantSample["battery"] {
+    private battery(deficit: number): PlantSample["battery"] {
         const { soc } = this.state;
         const capacityWh = this.config.ratedPowerW * 0.7;
         const maxPower = this.config.ratedPowerW / 3;
@@ -301,8 +301,7 @@ export class Plant {
         // Its controller sees the meter a moment late, so the grid never rests at exactly nothing.
         const late = (noise(this.config.seed, 41, this.state.sun / 4000) - 0.5) * 0.004 * this.config.ratedPowerW;
         const power = clamp(deficit + late, -charge, discharge);
-        const load = power / maxPower;
-        return { power, soc, capacityWh, maxPower, voltage: 380 + 60 * soc - 8 * load, temperature: 0.7 * 18 + 0.3 * ambient + 6 * load ** 2 };
+        return { power, soc, capacityWh, maxPower, voltage: 380 + 60 * soc - (8 * power) / maxPower };
     }
 
     private localHour(ms: number): number {
