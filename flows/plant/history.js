@@ -18,13 +18,14 @@ const LOOK = {
     series: [{ name: "Solar", areaStyle: { opacity: 0.12 } }],
 };
 const MINUTE = 60_000;
-const history = () => ({ topic: "history", payload: { first: state.first, sparks: state.sparks } });
+const history = () => ({ topic: "history", payload: { first: state.first, since: state.since, sparks: state.sparks } });
 const readings = msg.payload;
 const state = context.get("state") ?? { first: {}, sparks: {}, shown: 0 };
 context.set("state", state);
 
 if (msg.topic === "today") {
     state.first = {};
+    state.since = readings[0]?.timestamp;
     for (const { payload, reading } of readings) {
         const first = (state.first[reading.device] ??= {});
         for (const point in payload) if (point.endsWith("_wh")) first[point] ??= payload[point];

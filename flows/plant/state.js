@@ -35,7 +35,8 @@ if (msg.reading) {
     for (const point of Object.keys(bad)) delete values[point];
     for (const [point, value] of Object.entries(msg.payload)) values[point] = { value, at: msg.timestamp };
     const first = { ...msg.payload, ...known.first };
-    devices[device] = { ...msg.reading, bad, values, first, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every };
+    const firstAt = known.firstAt ?? msg.timestamp;
+    devices[device] = { ...msg.reading, bad, values, first, firstAt, at: answered ? msg.timestamp : known.at, every: answered ? Math.max(gap, (known.every ?? 0) * 0.9) : known.every };
     return void context.set("devices", devices);
 }
 
@@ -86,10 +87,15 @@ const house = complete ? Math.max(0, parts.reduce((total, part) => total + (part
 const soc = mean("battery", "soc_pct");
 const irradiance = mean("weather", "irradiance_poa_w_m2", "irradiance_ghi_w_m2");
 
-/** Energy since local midnight: how far the counters moved since the day's first reading, in the store or else seen here. */
+/** The counter at the day's start: of the first minute the store kept only the last value, so what was seen here may be earlier. */
+function begin(d, point) {
+    const seen = past && d.firstAt >= (history.since ?? 0) ? d.first[point] : undefined;
+    return Math.min(history.first[d.device]?.[point] ?? Infinity, seen ?? Infinity);
+}
+/** Energy since local midnight, in Wh. */
 function today(kind, point) {
     const moved = of(kind)
-        .map((d) => (d.values[point]?.value ?? NaN) - (history.first[d.device]?.[point] ?? (past ? d.first[point] : NaN)))
+        .map((d) => (d.values[point]?.value ?? NaN) - begin(d, point))
         .filter((wh) => wh >= 0);
     return moved.length > 0 ? moved.reduce((a, b) => a + b) : undefined;
 }

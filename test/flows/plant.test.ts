@@ -127,6 +127,20 @@ describe("the plant page's state", () => {
         assert.deepEqual(tiles["solar"]!.spark, [1, null, 3, null]);
     });
 
+    it("does not lose the first minute's energy to a store that kept its last value only", () => {
+        const MINUTE = 60_000;
+        const since = Math.floor(plant.now / MINUTE) * MINUTE;
+        const history = { topic: "history", payload: { sparks: {}, since, first: { A: { ac_energy_export_wh: 1150 } } } };
+        plant.send({ topic: "history", payload: { sparks: {}, first: {} } });
+        plant.read("inverter", "A", { ac_energy_export_wh: 1000 });
+        plant.read("inverter", "A", { ac_energy_export_wh: 1200 });
+        plant.send(history);
+        assert.equal(plant.show().tiles["energy"]!.value, "200");
+        // What was seen the day before is no start of this one.
+        plant.send({ ...history, payload: { ...history.payload, since: plant.now + MINUTE } });
+        assert.equal(plant.show().tiles["energy"]!.value, "50");
+    });
+
     it("names points, rounds by unit and sorts devices as a person would", () => {
         plant.read("tracker", "T", { tracker1_elevation_deg: 35.25, state: "AUTO" });
         plant.read("inverter", "A", { mppt1_dc_power_w: 999.6, ac_current_l1_a: 7.256, power_factor_ratio: -0.0001, ac_energy_export_wh: 1_234_567, state: "MPPT" }, { simulated: true });
