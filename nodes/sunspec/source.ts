@@ -174,7 +174,7 @@ export class SunSpecSource {
     }
 
     private polled(): void {
-        const units = [...this.pollers.values()].map(({ state, late, reader }) => ({ state, late, devices: reader.devices.length }));
+        const units = [...this.pollers.values()].map(({ state, late, overruns, reader }) => ({ state, late, overruns, devices: reader.devices.length }));
         const names = [...this.pollers.values()].flatMap(({ reader }) => reader.devices.map(({ name }) => name));
         const { kind, text } = summarise(units, names.flatMap((name) => this.latest.get(name) ?? []));
         if (this.wasDown) this.options.listener.onStatus("error", "no connection");
@@ -208,6 +208,8 @@ export class SunSpecSource {
 export interface UnitSummary {
     state: UnitState;
     late: boolean;
+    /** Polls skipped so far. */
+    overruns: number;
     /** How many devices it shows; 0 while that is not known. */
     devices: number;
 }
@@ -222,7 +224,7 @@ export function summarise(units: readonly UnitSummary[], readings: readonly Read
     const well = count(asked.filter(({ state }) => state === "ok"));
     const devices = total === 1 ? "1 device" : `${total} devices`;
     if (well < total) return { kind: "warn", text: `${well} of ${devices}` };
-    if (asked.some(({ late }) => late)) return { kind: "warn", text: `${devices}, too slow` };
+    if (asked.some(({ late }) => late)) return { kind: "warn", text: `skipped polls: ${asked.reduce((sum, { overruns }) => sum + overruns, 0)}` };
     const inverters = readings.filter(({ reading }) => reading.class === "inverter");
     if (inverters.length > 0 && inverters.every(isAsleep)) return { kind: "idle", text: `${devices}, night` };
     return { kind: "ok", text: devices };

@@ -148,7 +148,7 @@ describe("wl-sunspec", () => {
 });
 
 describe("the status of wl-sunspec", () => {
-    const unit = (state: UnitSummary["state"], devices = 1, late = false): UnitSummary => ({ state, devices, late });
+    const unit = (state: UnitSummary["state"], devices = 1, overruns = 0): UnitSummary => ({ state, devices, late: overruns > 0, overruns });
     const reading = (payload: ReadingMessage["payload"], cls = "inverter"): ReadingMessage => ({
         topic: "s/d", payload, timestamp: 0, reading: { site: "s", device: "d", class: cls, seq: 1, quality: "good" },
     });
@@ -163,7 +163,7 @@ describe("the status of wl-sunspec", () => {
             [[unit("lost", 0), unit("new")], [], "warn 0 of 1 device"],
             [[unit("ok", 2), unit("lost", 0)], [asleep], "warn 2 of 3 devices"],
             [[unit("ok", 2), unit("partly", 3)], [], "warn 2 of 5 devices"],
-            [[unit("ok", 50, true)], [], "warn 50 devices, too slow"],
+            [[unit("ok", 50, 17), unit("ok")], [], "warn skipped polls: 17"],
             [[unit("ok", 2)], [asleep, reading({}), reading({ ac_power_w: 300 }, "meter")], "idle 2 devices, night"],
             [[unit("ok", 2)], [asleep, reading({ ac_power_w: 1, state: "MPPT" })], "ok 2 devices"],
         ];
