@@ -105,7 +105,7 @@ function classify(error: unknown, request: HttpRequest, deadline: AbortSignal): 
     const { host } = new URL(request.url);
     const code = errorCode(error) ?? "unknown";
     if (request.signal?.aborted) return new HttpError("HTTP_ABORTED", `The request to ${host} was given up.`);
-    if (deadline.aborted) return new HttpError("HTTP_TIMEOUT", `${host} did not answer within ${request.timeoutMs} ms.`);
+    if (deadline.aborted) return new HttpError("HTTP_TIMEOUT", `${host} did not answer within ${request.timeoutMs} ms: check that it runs and is not overloaded.`);
     if (UNREACHABLE.has(code)) return new HttpError("HTTP_UNREACHABLE", `${host} cannot be reached (${code}): check address, port and network.`);
     if (/CERT|TLS|SSL|EPROTO|UNABLE_TO_VERIFY/.test(code)) {
         return new HttpError("HTTP_TLS", `${host} gave no safe connection (${code}): check that it serves https, and add the authority of its certificate.`);

@@ -42,7 +42,7 @@ export class TcpTransport implements Transport {
         socket.on("data", (chunk: Buffer) => this.receive(chunk));
         this.gone = new Promise((resolve) => {
             socket.once("close", () => {
-                this.end(this.closed("the device closed it"));
+                this.end(this.closed("ECONNRESET"));
                 resolve();
             });
         });
@@ -128,13 +128,13 @@ export class TcpTransport implements Transport {
 }
 
 function timedOut(request: ReadRequest, timeoutMs: number): ModbusError {
-    return new ModbusError("MODBUS_TIMEOUT", `Unit ${request.unit} did not answer ${describe(request)} within ${timeoutMs} ms.`);
+    return new ModbusError("MODBUS_TIMEOUT", `Unit ${request.unit} did not answer ${describe(request)} within ${timeoutMs} ms: check its unit id and power, or allow it more time.`);
 }
 
 const HINTS: Record<string, string> = {
     ECONNREFUSED: "refused; check the port, that Modbus TCP is switched on, and that no other client holds the device",
-    ECONNRESET: "the device reset it",
-    EPIPE: "the device closed it",
+    ECONNRESET: "the device ended it; many take one client only",
+    EPIPE: "the device ended it; many take one client only",
     ENOTFOUND: "no such host name; check the spelling or use the IP address",
     EAI_AGAIN: "the name server does not answer; use the IP address",
     EHOSTUNREACH: "no such host on the network; check address, cable and power",

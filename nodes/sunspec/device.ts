@@ -94,7 +94,7 @@ export class SunSpecDevice {
     /** A sample, or the error that says that the map does not hold. */
     private async attempt(key: ModelKey, definition: ModelDef, signal: AbortSignal | undefined): Promise<ModelSample | WattError> {
         const found = this.find(key);
-        if (!found) return new WattError("SUNSPEC_MODEL_GONE", `Unit ${this.unit} has no model ${keyText(key)}.`);
+        if (!found) return new WattError("SUNSPEC_MODEL_GONE", `Unit ${this.unit} has no model ${key.id} any more: the device was changed, or has rearranged its models.`);
         const timestamp = this.clock.now();
         const known = this.counts.get(found);
         try {
