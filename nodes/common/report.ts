@@ -52,22 +52,22 @@ export class Reporter {
     /** The points to send; undefined when there is nothing to say. */
     private changes(sample: ReadingMessage, at: number): string[] | undefined {
         const { topic, payload } = sample;
-        const { quality } = sample.reading;
+        const { quality, bad = {} } = sample.reading;
         const points = Object.keys(payload);
         const last = this.sent.get(topic);
         const moved = points.filter((point) => this.moved(`${topic}/${point}`, last?.payload[point], payload[point]!));
-        const gone = last !== undefined && Object.keys(last.payload).some((point) => !(point in payload));
+        // Absent without a reason: not asked for this time, as slow values are by most polls.
+        const lost = Object.keys(bad).filter((point) => !(point in payload));
+        const gone = lost.some((point) => last && point in last.payload);
         const due = !last || at - last.at >= this.options.heartbeatMs || quality !== last.quality;
         if (!due && !gone && moved.length === 0) return undefined;
-        if (due || !this.options.perPoint) {
-            // A copy: what was sent is the flow's to change.
-            this.sent.set(topic, { at, quality, payload: { ...payload } });
-            return points;
-        }
-        // What did not move is held against the value that was sent, so that a slow drift shows.
-        const values = points.map((point) => [point, moved.includes(point) ? payload[point]! : last.payload[point]!]);
-        this.sent.set(topic, { ...last, payload: Object.fromEntries(values) });
-        return moved;
+        const told = due || !this.options.perPoint ? points : moved;
+        // What is not told is held against the value that was sent, so that a slow drift shows.
+        const values = { ...last?.payload };
+        for (const point of told) values[point] = payload[point]!;
+        for (const point of lost) delete values[point];
+        this.sent.set(topic, told === points ? { at, quality, payload: values } : { ...last!, payload: values });
+        return told;
     }
 
     private moved(key: string, last: PointValue | undefined, value: PointValue): boolean {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { createReading, type PointValue, type Quality, type ReadingMessage } from "../../dist/common/reading.js";
+import { type BadReason, createReading, type PointValue, type Quality, type ReadingMessage } from "../../dist/common/reading.js";
 import { Reporter, type ReportOptions } from "../../dist/common/report.js";
 
 const DEFAULTS: ReportOptions = { perPoint: false, byException: false, deadbandPct: 1, heartbeatMs: 60_000 };
@@ -7,9 +7,9 @@ const DEFAULTS: ReportOptions = { perPoint: false, byException: false, deadbandP
 function reporter(options: Partial<ReportOptions>) {
     const subject = new Reporter({ ...DEFAULTS, ...options });
     let at = 0;
-    return (values: Record<string, PointValue>, { quality = "good", device = "d" }: { quality?: Quality; device?: string } = {}) => {
+    return (values: Record<string, PointValue>, { quality = "good", device = "d", bad = {} }: { quality?: Quality; device?: string; bad?: Record<string, BadReason> } = {}) => {
         at += 1000;
-        return subject.take(createReading({ site: "s", device, class: "meter", seq: 0, quality }, at, values), at);
+        return subject.take(createReading({ site: "s", device, class: "meter", seq: 0, quality, bad }, at, values), at);
     };
 }
 
@@ -70,12 +70,21 @@ describe("reporting", () => {
             take({ a_w: 1, state: "ON" });
             assert.equal(take({ a_w: 1, state: "OFF" }).length, 1);
             assert.equal(take({ a_w: 1, state: "OFF" }, { quality: "uncertain" }).length, 1);
-            assert.equal(take({ state: "OFF" }, { quality: "uncertain" }).length, 1);
-            assert.equal(take({ state: "OFF" }, { quality: "uncertain" }).length, 0);
+            assert.equal(take({ state: "OFF" }, { quality: "uncertain", bad: { a_w: "range" } }).length, 1);
+            assert.equal(take({ state: "OFF" }, { quality: "uncertain", bad: { a_w: "range" } }).length, 0);
             assert.equal(take({ a_w: 1, state: "OFF" }, { quality: "uncertain" }).length, 1);
             assert.equal(take({}, { quality: "bad" }).length, 1);
             assert.equal(take({}, { quality: "bad" }).length, 0);
         });
+
+        for (const perPoint of [false, true]) {
+            it(`does not take slow values, which most samples are without, for changes${perPoint ? ", a point at a time" : ""}`, () => {
+                const take = reporter({ byException: true, perPoint });
+                take({ a_w: 1000, slow_c: 20 });
+                for (let i = 0; i < 5; i++) assert.deepEqual([...take({ a_w: 1000 }), ...take({ a_w: 1000, slow_c: 20 })], []);
+                assert.equal(take({ a_w: 1000, slow_c: 25 }).length, 1);
+            });
+        }
 
         it("a deadband of 0 sends any change", () => {
             const take = reporter({ byException: true, deadbandPct: 0 });
@@ -86,12 +95,12 @@ describe("reporting", () => {
 
         it("a point at a time sends the points that changed, and all at the heartbeat", () => {
             const take = reporter({ byException: true, perPoint: true, heartbeatMs: 10_000 });
-            const topics = (values: Record<string, PointValue>) => take(values).map(({ topic }) => topic.slice(4));
+            const topics = (values: Record<string, PointValue>, bad: Record<string, BadReason> = {}) => take(values, { bad }).map(({ topic }) => topic.slice(4));
             assert.deepEqual(topics({ a_w: 1000, b_w: 5, state: "ON" }), ["a_w", "b_w", "state"]);
             assert.deepEqual(topics({ a_w: 1005, b_w: 6, state: "ON" }), ["b_w"]);
             assert.deepEqual(topics({ a_w: 1009, b_w: 6, state: "ON" }), [], "still within the deadband of what was sent");
             assert.deepEqual(topics({ a_w: 1012, b_w: 6, state: "ON" }), ["a_w"]);
-            assert.deepEqual(topics({ b_w: 6, state: "ON" }), []);
+            assert.deepEqual(topics({ b_w: 6, state: "ON" }, { a_w: "missing" }), []);
             assert.deepEqual(topics({ a_w: 1012, b_w: 6, state: "ON" }), ["a_w"], "it is back");
             for (let i = 0; i < 4; i++) assert.deepEqual(topics({ a_w: 1012, b_w: 6, state: "ON" }), []);
             assert.deepEqual(topics({ a_w: 1012, b_w: 6, state: "ON" }), ["a_w", "b_w", "state"]);
