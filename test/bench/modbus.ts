@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import ModbusRTU from "modbus-serial";
-import type { LinkMember, LinkSettings } from "../../dist/modbus/link.js";
+import type { LinkMember } from "../../dist/modbus/link.js";
 import { sharedLink } from "../../dist/modbus/links.js";
 import { decodeModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { encodeModel } from "../../dist/sunspec/encode.js";
 import { type ModelDef, officialModels } from "../../dist/sunspec/model.js";
+import { SETTINGS } from "../modbus/rig.js";
 import { startLibmodbus } from "../services/modbus/libmodbus.js";
 import type { Row } from "./row.js";
 
-const SETTINGS: LinkSettings = { timeoutMs: 1_000, gapMs: 0, connectPauseMs: 0, maxRegisters: 125, checkUnit: true, idleCloseMs: 0 };
 const ADDRESS = 40_000;
 const QUANTITY = 125;
 const POINTS = 60;

@@ -6,6 +6,7 @@ import { encodeModel } from "../../dist/sunspec/encode.js";
 import { countsIn, layoutOf } from "../../dist/sunspec/layout.js";
 import { officialModels } from "../../dist/sunspec/model.js";
 import { type Behaviour, FaultServer, faults } from "../modbus/fault-server.js";
+import { SETTINGS } from "../modbus/rig.js";
 
 /** "SunS" */
 export const MARKER = Buffer.from("53756e53", "hex");
@@ -59,7 +60,7 @@ export class SunSpecServer {
             createTransport: (onLost) => new TcpTransport({ host, port, framing: new MbapFraming(), onLost }),
             random: () => 0,
         });
-        const member = link.join({ timeoutMs: 2000, gapMs: 0, connectPauseMs: 0, maxRegisters: 125, checkUnit: true, idleCloseMs: 0, ...settings });
+        const member = link.join({ ...SETTINGS, timeoutMs: 2000, ...settings });
         this.members.push(member);
         return member;
     }

@@ -6,7 +6,7 @@ import { type UnitOptions, UnitReader } from "../../dist/sunspec/unit-reader.js"
 import { ManualClock } from "../common/manual-clock.js";
 import { faults } from "../modbus/fault-server.js";
 import { addressOf, BATTERY, INVERTER, METER, type Models, mppts, named, put, RATING } from "./devices.js";
-import { model, SunSpecServer } from "./sunspec-server.js";
+import { END, MARKER, model, SunSpecServer } from "./sunspec-server.js";
 
 describe("reading a SunSpec unit", () => {
     let server: SunSpecServer;
@@ -259,7 +259,7 @@ describe("reading a SunSpec unit", () => {
     });
 
     it("in full says what of a model does not fit together", async () => {
-        server.put(1, 40_000, Buffer.from("SunS"), model(1, named("H")[1]), model(160, mppts(1, 2), 8 + 2 * 20 + 5), Buffer.from("ffff0000", "hex"));
+        server.put(1, 40_000, MARKER, model(1, named("H")[1]), model(160, mppts(1, 2), 8 + 2 * 20 + 5), END);
         const { readings } = await unit({ fullModels: true }).read(true);
         const models = readings[0]?.["sunspec"] as { id: number; warnings?: string[] }[];
         assert.deepEqual(models.map(({ id, warnings }) => [id, warnings?.[0]]), [[160, "5 registers do not fill another module of 20."], [1, undefined]]);
@@ -285,7 +285,7 @@ describe("reading a SunSpec unit", () => {
             for (let i = 0; i < length + 2; i++) noise.writeUInt16BE(registers[(i * (round + 1)) % registers.length]!, i * 2);
             noise.writeUInt16BE(103, 0);
             noise.writeUInt16BE(length, 2);
-            server.put(1, 40_000, Buffer.from("SunS"), model(1, named("Q")[1]), noise, Buffer.from("ffff0000", "hex"));
+            server.put(1, 40_000, MARKER, model(1, named("Q")[1]), noise, END);
             const { readings } = await unit().read(true);
             for (const value of Object.values(readings[0]?.payload ?? {})) assert.ok(typeof value === "string" || Number.isFinite(value));
         }
