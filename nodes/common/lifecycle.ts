@@ -37,18 +37,21 @@ export class Lifecycle {
     /** Calls `handle` for every message and `done` once it has settled. */
     onInput<M extends object = NodeMessageInFlow>(handle: Handler<M>): void {
         this.node.on("input", (msg, send, done) => {
-            this.track(async () => handle(msg as unknown as M, send as Send, this.signal)).then(
-                () => done(),
-                (error: unknown) => done(toError(error)),
+            this.track(
+                () => handle(msg as unknown as M, send as Send, this.signal),
+                (error) => (error === undefined ? done() : done(toError(error))),
             );
         });
     }
 
     /** Starts background work; a rejection that is not our own abort is reported on the node. */
     run(task: (signal: AbortSignal) => Promise<void>): void {
-        this.track(async () => task(this.signal)).catch((error: unknown) => {
-            if (!this.signal.aborted) this.node.error(toError(error), {});
-        });
+        this.track(
+            () => task(this.signal),
+            (error) => {
+                if (error !== undefined && !this.signal.aborted) this.node.error(toError(error), {});
+            },
+        );
     }
 
     /** Adds work for close, run in reverse order after the abort; `removed` is true when the node was deleted or disabled. */
@@ -56,12 +59,19 @@ export class Lifecycle {
         this.closers.push(closer);
     }
 
-    private track(task: () => Promise<void>): Promise<void> {
-        const promise = task();
-        this.running.add(promise);
-        const forget = () => this.running.delete(promise);
-        promise.then(forget, forget);
-        return promise;
+    /** Adds one promise to a task's own: a burst has thousands under way. */
+    private track(task: () => Promise<void> | void, ended: (error?: unknown) => void): void {
+        const running = settled(task).then(
+            () => {
+                this.running.delete(running);
+                ended();
+            },
+            (error: unknown) => {
+                this.running.delete(running);
+                ended(error ?? new Error("unknown"));
+            },
+        );
+        this.running.add(running);
     }
 
     private async close(removed: boolean): Promise<void> {
@@ -86,5 +96,13 @@ export class Lifecycle {
             }
         }
         await Promise.allSettled(this.running);
+    }
+}
+
+function settled(task: () => Promise<void> | void): Promise<void> {
+    try {
+        return Promise.resolve(task());
+    } catch (error) {
+        return Promise.reject(toError(error));
     }
 }

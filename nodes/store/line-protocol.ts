@@ -25,7 +25,8 @@ const CACHE_LIMIT = 10_000;
  * Characters that line protocol cannot carry become `%XX`, so that two names never merge and a name never ends a line.
  */
 export class LineEncoder {
-    private readonly prefixes = new Map<string, string>();
+    /** By device; two sites with a device of one name take turns. */
+    private readonly prefixes = new Map<string, { kind: string; site: string; prefix: string }>();
     private readonly keys = new Map<string, string>();
 
     /** @throws WattError READING_INVALID when a name or text is too long or the time is beyond what InfluxDB stores. */
@@ -44,14 +45,12 @@ export class LineEncoder {
     }
 
     private prefix(kind: string, device: string, site: string): string {
-        const id = `${kind}\n${device}\n${site}`;
-        let prefix = this.prefixes.get(id);
-        if (prefix === undefined) {
-            // A line that begins with # is a comment, dropped without a word.
-            const measurement = name(kind, "class").replace(/^#/, "%23").replace(/[, ]/g, "\\$&");
-            prefix = `${measurement},device=${tag(name(device, "device"))},site=${tag(name(site, "site"))}`;
-            remember(this.prefixes, id, prefix);
-        }
+        const known = this.prefixes.get(device);
+        if (known?.kind === kind && known.site === site) return known.prefix;
+        // A line that begins with # is a comment, dropped without a word.
+        const measurement = name(kind, "class").replace(/^#/, "%23").replace(/[, ]/g, "\\$&");
+        const prefix = `${measurement},device=${tag(name(device, "device"))},site=${tag(name(site, "site"))}`;
+        remember(this.prefixes, device, { kind, site, prefix });
         return prefix;
     }
 
@@ -65,7 +64,7 @@ export class LineEncoder {
     }
 }
 
-function remember(cache: Map<string, string>, id: string, value: string): void {
+function remember<T>(cache: Map<string, T>, id: string, value: T): void {
     if (cache.size >= CACHE_LIMIT) cache.clear();
     cache.set(id, value);
 }

@@ -49,9 +49,9 @@ export default (RED: NodeAPI): void => {
                 lifecycle.onClose(outbox.onChange(show));
                 lifecycle.onClose(() => outbox.spool.flush());
             }
-            lifecycle.onInput<{ outbox?: unknown }>(async (msg, send, signal) => {
-                if (msg.outbox === undefined) send([await writer.write(msg, signal), null]);
-                else send([null, Object.assign(msg, { payload: await writer.command(msg.outbox) })]);
+            lifecycle.onInput<{ outbox?: unknown }>((msg, send, signal) => {
+                if (msg.outbox === undefined) return writer.write(msg, signal).then((reading) => send([reading, null]));
+                return writer.command(msg.outbox).then((payload) => send([null, Object.assign(msg, { payload })]));
             });
         });
     });

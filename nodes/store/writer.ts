@@ -35,19 +35,30 @@ export class Writer {
     }
 
     /**
-     * Resolves with the reading once it is kept: with an outbox on disk, else in the series' next commit.
+     * Resolves with the reading once it is kept: with an outbox on disk, else in the series' next commit. What is wrong with the
+     * message itself is thrown at once: thousands of messages may be under way, so each carries as few promises as possible.
      * @throws WattError READING_INVALID, TIME_UNTRUSTED, CLOCK_NOT_SET, READING_TOO_OLD, and what the spool throws
      */
-    async write(msg: unknown, signal: AbortSignal): Promise<ReadingMessage> {
+    write(msg: unknown, signal: AbortSignal): Promise<ReadingMessage> {
         const reading = parseReading(msg, this.clock.now());
-        reading.timestamp = await this.guard.trusted(reading.timestamp, signal);
+        const time = this.guard.trusted(reading.timestamp, signal);
+        if (typeof time === "number") return this.keep(reading, time);
+        return time.then((moved) => this.keep(reading, moved));
+    }
+
+    private keep(reading: ReadingMessage, timestamp: number): Promise<ReadingMessage> {
         const { store, outbox } = this.options;
+        reading.timestamp = timestamp;
         const line = this.encoder.encode(reading);
-        const inSeries = store.series.append(reading);
-        if (outbox) await outbox.spool.append(line, 1);
-        else if (!inSeries) throw new WattError("READING_TOO_OLD", "The reading is older than what the store keeps: raise its retention, or choose an InfluxDB.");
-        this.kept += 1;
-        return reading;
+        const isInSeries = store.series.append(reading);
+        if (!outbox && !isInSeries) {
+            throw new WattError("READING_TOO_OLD", "The reading is older than what the store keeps: raise its retention, or choose an InfluxDB.");
+        }
+        const kept: Promise<unknown> = outbox ? outbox.spool.append(line, 1) : Promise.resolve();
+        return kept.then(() => {
+            this.kept += 1;
+            return reading;
+        });
     }
 
     /** What `msg.outbox` asked for, as the payload of the answer. @throws WattError OUTBOX_COMMAND */
