@@ -46,7 +46,8 @@ export class SunSpecSource {
     private readonly energy: EnergyBook;
     private readonly reporter: Reporter;
     private readonly names = new Map<string, number>();
-    private readonly latest = new Map<string, ReadingMessage>();
+    /** Inverters by name: whether they sleep. */
+    private readonly resting = new Map<string, boolean>();
     private saveAt: number;
     private unsaved = false;
     private wasDown = false;
@@ -169,14 +170,13 @@ export class SunSpecSource {
     }
 
     private tell(reading: ReadingMessage): void {
-        this.latest.set(reading.reading.device, reading);
+        const { device, class: kind } = reading.reading;
+        if (kind === "inverter") this.resting.set(device, isAsleep(reading));
         for (const message of this.reporter.take(reading, this.clock.monotonic())) this.options.listener.onMessage(message);
     }
 
     private polled(): void {
-        const units = [...this.pollers.values()].map(({ state, late, overruns, reader }) => ({ state, late, overruns, devices: reader.devices.length }));
-        const names = [...this.pollers.values()].flatMap(({ reader }) => reader.devices.map(({ name }) => name));
-        const { kind, text } = summarise(units, names.flatMap((name) => this.latest.get(name) ?? []));
+        const { kind, text } = summarise(this.pollers.values(), this.resting);
         if (this.wasDown) this.options.listener.onStatus("error", "no connection");
         else this.options.listener.onStatus(kind, text);
         if (this.clock.monotonic() >= this.saveAt) this.save();
@@ -210,23 +210,34 @@ export interface UnitSummary {
     late: boolean;
     /** Polls skipped so far. */
     overruns: number;
-    /** How many devices it shows; 0 while that is not known. */
-    devices: number;
+    /** Its devices; none while they are not known. */
+    reader: { devices: readonly { name: string }[] };
 }
 
-/** The node's status in a few words. */
-export function summarise(units: readonly UnitSummary[], readings: readonly ReadingMessage[]): { kind: StatusKind; text: string } {
-    const asked = units.filter(({ state }) => state !== "new");
-    if (asked.length === 0) return { kind: "busy", text: "searching" };
-    if (asked.length === units.length && units.every(({ state }) => state === "lost")) return { kind: "error", text: "no answer" };
-    const count = (of: readonly UnitSummary[]) => of.reduce((sum, { devices }) => sum + Math.max(1, devices), 0);
-    const total = count(asked);
-    const well = count(asked.filter(({ state }) => state === "ok"));
+/**
+ * The node's status in a few words.
+ * @param resting Inverters by name: whether they sleep.
+ */
+export function summarise(units: Iterable<UnitSummary>, resting: ReadonlyMap<string, boolean>): { kind: StatusKind; text: string } {
+    const found = { new: 0, ok: 0, partly: 0, lost: 0 };
+    let [isLate, skipped, asleep, awake] = [false, 0, 0, 0];
+    for (const { state, late, overruns, reader } of units) {
+        found[state] += Math.max(1, reader.devices.length);
+        isLate ||= late;
+        skipped += overruns;
+        for (const { name } of reader.devices) {
+            const rests = resting.get(name);
+            if (rests === true) asleep++;
+            else if (rests === false) awake++;
+        }
+    }
+    const total = found.ok + found.partly + found.lost;
+    if (total === 0) return { kind: "busy", text: "searching" };
+    if (found.lost === total && found.new === 0) return { kind: "error", text: "no answer" };
     const devices = total === 1 ? "1 device" : `${total} devices`;
-    if (well < total) return { kind: "warn", text: `${well} of ${devices}` };
-    if (asked.some(({ late }) => late)) return { kind: "warn", text: `skipped polls: ${asked.reduce((sum, { overruns }) => sum + overruns, 0)}` };
-    const inverters = readings.filter(({ reading }) => reading.class === "inverter");
-    if (inverters.length > 0 && inverters.every(isAsleep)) return { kind: "idle", text: `${devices}, night` };
+    if (found.ok < total) return { kind: "warn", text: `${found.ok} of ${devices}` };
+    if (isLate) return { kind: "warn", text: `skipped polls: ${skipped}` };
+    if (asleep > 0 && awake === 0) return { kind: "idle", text: `${devices}, night` };
     return { kind: "ok", text: devices };
 }
 

@@ -148,27 +148,25 @@ describe("wl-sunspec", () => {
 });
 
 describe("the status of wl-sunspec", () => {
-    const unit = (state: UnitSummary["state"], devices = 1, overruns = 0): UnitSummary => ({ state, devices, late: overruns > 0, overruns });
-    const reading = (payload: ReadingMessage["payload"], cls = "inverter"): ReadingMessage => ({
-        topic: "s/d", payload, timestamp: 0, reading: { site: "s", device: "d", class: cls, seq: 1, quality: "good" },
+    const unit = (state: UnitSummary["state"], names: string[] = ["d"], overruns = 0): UnitSummary => ({
+        state, late: overruns > 0, overruns, reader: { devices: names.map((name) => ({ name })) },
     });
-    const asleep = reading({ state: "SLEEPING", ac_power_w: 0 });
 
     it("says in a few words how it is", () => {
-        const cases: [UnitSummary[], ReadingMessage[], string][] = [
-            [[unit("new"), unit("new")], [], "busy searching"],
-            [[unit("ok")], [], "ok 1 device"],
-            [[unit("ok", 2), unit("new")], [], "ok 2 devices"],
-            [[unit("lost", 0), unit("lost", 3)], [], "error no answer"],
-            [[unit("lost", 0), unit("new")], [], "warn 0 of 1 device"],
-            [[unit("ok", 2), unit("lost", 0)], [asleep], "warn 2 of 3 devices"],
-            [[unit("ok", 2), unit("partly", 3)], [], "warn 2 of 5 devices"],
-            [[unit("ok", 50, 17), unit("ok")], [], "warn skipped polls: 17"],
-            [[unit("ok", 2)], [asleep, reading({}), reading({ ac_power_w: 300 }, "meter")], "idle 2 devices, night"],
-            [[unit("ok", 2)], [asleep, reading({ ac_power_w: 1, state: "MPPT" })], "ok 2 devices"],
+        const cases: [UnitSummary[], Record<string, boolean>, string][] = [
+            [[unit("new", []), unit("new", [])], {}, "busy searching"],
+            [[unit("ok")], {}, "ok 1 device"],
+            [[unit("ok", ["a", "b"]), unit("new", [])], {}, "ok 2 devices"],
+            [[unit("lost", []), unit("lost", ["a", "b", "c"])], {}, "error no answer"],
+            [[unit("lost", []), unit("new", [])], {}, "warn 0 of 1 device"],
+            [[unit("ok", ["a", "b"]), unit("lost", [])], { a: true }, "warn 2 of 3 devices"],
+            [[unit("ok", ["a", "b"]), unit("partly", ["c", "d", "e"])], {}, "warn 2 of 5 devices"],
+            [[unit("ok", ["a"], 17), unit("ok", ["b"])], { a: true }, "warn skipped polls: 17"],
+            [[unit("ok", ["a", "b"])], { a: true, gone: false }, "idle 2 devices, night"],
+            [[unit("ok", ["a", "b"])], { a: true, b: false }, "ok 2 devices"],
         ];
-        for (const [units, readings, expected] of cases) {
-            const { kind, text } = summarise(units, readings);
+        for (const [units, resting, expected] of cases) {
+            const { kind, text } = summarise(units, new Map(Object.entries(resting)));
             assert.equal(`${kind} ${text}`, expected);
             assert.ok(text.length <= 20, text);
         }
