@@ -5,7 +5,7 @@ import { errorCode, errorText } from "./errors.js";
  * The route behind a dialog's button (`WattLedger.post`), for those who may edit nodes of that type. What `answer` resolves with
  * goes back as JSON, what it rejects with as `code` and `message`.
  */
-export function adminRoute(RED: NodeAPI, path: string, type: string, answer: (body: Record<string, unknown>, gone: AbortSignal) => Promise<object>): void {
+export function adminRoute(RED: NodeAPI, path: string, type: string, answer: (body: Record<string, unknown>, gone: AbortSignal) => Promise<unknown>): void {
     RED.httpAdmin.post(path, RED.auth.needsPermission(`${type}.write`), (request, response) => {
         const gone = new AbortController();
         response.on("close", () => gone.abort());

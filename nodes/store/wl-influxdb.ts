@@ -1,7 +1,8 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
+import { adminRoute } from "../common/admin.js";
 import { booleanField, choiceField, configure, parseConfig, textField, resolveEnv } from "../common/config.js";
-import { errorCode, errorText, WattError } from "../common/errors.js";
+import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { InfluxConnection, type InfluxSettings } from "./influx-connection.js";
 import type { Outbox } from "./outbox.js";
@@ -71,15 +72,11 @@ export default (RED: NodeAPI): void => {
         { credentials: { username: { type: "text" }, password: { type: "password" }, token: { type: "password" } } },
     );
 
-    RED.httpAdmin.post("/wattledger/influxdb/test", RED.auth.needsPermission("wl-influxdb.write"), (request, response) => {
-        const body = { ...(request.body as Record<string, unknown> | undefined) };
+    adminRoute(RED, "/wattledger/influxdb/test", "wl-influxdb", async (body) => {
         // The dialog never gets a stored secret; it sends a mark for "unchanged".
         const stored = (RED.nodes.getCredentials(String(body["id"])) ?? {}) as Record<string, unknown>;
         for (const key of ["password", "token"]) if (body[key] === "__PWRD__") body[key] = stored[key];
-        test(resolveEnv(RED, body)).then(
-            (version) => response.json({ version }),
-            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
-        );
+        return { version: await test(resolveEnv(RED, body)) };
     });
 };
 

@@ -1,6 +1,7 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
+import { adminRoute } from "../common/admin.js";
 import { configNode, configure } from "../common/config.js";
-import { errorCode, errorText, WattError } from "../common/errors.js";
+import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { InfluxNode } from "./wl-influxdb.js";
 import type { StoreNode } from "./wl-store.js";
@@ -56,13 +57,8 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    RED.httpAdmin.post("/wattledger/write/outbox", RED.auth.needsPermission("wl-write.write"), (request, response) => {
-        const { id, command } = (request.body ?? {}) as { id?: string; command?: string };
+    adminRoute(RED, "/wattledger/write/outbox", "wl-write", ({ id, command }) => {
         const { writer } = (RED.nodes.getNode(String(id)) as WriteNode | null) ?? {};
-        const answer = writer ? writer.command(command) : Promise.reject(new WattError("OUTBOX_COMMAND", "Deploy this node first."));
-        answer.then(
-            (payload) => response.json(payload),
-            (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
-        );
+        return writer ? writer.command(command) : Promise.reject(new WattError("OUTBOX_COMMAND", "Deploy this node first."));
     });
 };

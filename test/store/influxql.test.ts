@@ -17,7 +17,7 @@ describe("InfluxQL", () => {
     });
     beforeEach(() => {
         const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/proxy/`;
-        influxql = new InfluxQl({ target: { url, version: "auto", database: "plant", org: "", retentionPolicy: "", token: SECRET }, timeoutMs: 200 });
+        influxql = new InfluxQl({ target: { url, version: "auto", database: "plant", org: "", retentionPolicy: "", token: SECRET }, timeoutMs: 1000 });
     });
     afterEach(() => influxql.close());
     after(async () => {
