@@ -16,7 +16,10 @@ export async function ensureFolder(files: Files, folder: string): Promise<void> 
         if (errorCode(error) === "EEXIST") return;
         if (errorCode(error) !== "ENOENT" || path.dirname(folder) === folder) throw error;
         await ensureFolder(files, path.dirname(folder));
-        await ensureFolder(files, folder);
+        // Once: behind a link to a disk that is not mounted it fails however often it is tried.
+        await files.mkdir(folder).catch((again: unknown) => {
+            if (errorCode(again) !== "EEXIST") throw again;
+        });
     }
 }
 
@@ -114,6 +117,8 @@ export function diskReason(error: unknown, folder: string): string {
     if (isDiskFull(error)) return `the disk is full (${where})`;
     if (code === "EROFS") return `the disk is read-only (${where})`;
     if (code === "EACCES" || code === "EPERM") return `no permission to write to ${where}`;
+    if (code === "ENOENT") return `${where} cannot be made: is the disk it lies on mounted?`;
+    if (code === "ENOTDIR") return `a file is where a folder should be (${where})`;
     if (code === "EIO") return `the disk reports errors (${where})`;
     return `${where}: ${error instanceof Error ? error.message : String(error)}`;
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile, stat, unlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, symlink, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
@@ -376,6 +376,21 @@ describe("store/spool", () => {
             await fill(spool, 1, 2);
             await spool.close();
             assert.deepEqual((await readAll(openSpool(own))).entries, numbers(0, 2));
+        });
+
+        it("a folder behind a link to a disk that is not mounted: works from memory, and takes it once it is", async () => {
+            const clock = new ManualClock();
+            const disk = path.join(folder, "disk");
+            await symlink(path.join(disk, "kept"), path.join(folder, "link"));
+            const own = path.join(folder, "link", "spool", "points");
+            const spool = openSpool(own, { clock });
+            assert.equal(await spool.append("entry 0", 1), "memory");
+            assert.match(spool.stats().reason!, /is the disk it lies on mounted\?$/);
+            await mkdir(path.join(disk, "kept"), { recursive: true });
+            clock.advance(5000);
+            await spool.flush();
+            await spool.close();
+            assert.deepEqual((await readAll(openSpool(own))).entries, numbers(0, 1));
         });
 
         it("a folder that comes back with older data is not written over", async () => {
