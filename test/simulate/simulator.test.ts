@@ -43,6 +43,7 @@ class Bench {
     private readonly controller = new AbortController();
     private running: Promise<unknown> | undefined;
     private member: LinkMember | undefined;
+    private closed = false;
     private readonly devices = new Map<number, SunSpecDevice>();
     readonly simulator: PlantSimulator;
 
@@ -126,6 +127,8 @@ class Bench {
 
     /** As Node-RED ends it. */
     async close(removed = false): Promise<void> {
+        if (this.closed) return;
+        this.closed = true;
         await this.kill();
         await this.simulator.close(removed);
     }
