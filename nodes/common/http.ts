@@ -104,7 +104,10 @@ const UNREACHABLE = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNR
 function classify(error: unknown, request: HttpRequest, deadline: AbortSignal): HttpError {
     const { host } = new URL(request.url);
     const code = errorCode(error) ?? "unknown";
-    if (request.signal?.aborted) return new HttpError("HTTP_ABORTED", `The request to ${host} was given up.`);
+    if (request.signal?.aborted) {
+        if ((request.signal.reason as Error | undefined)?.name === "TimeoutError") return new HttpError("HTTP_TIMEOUT", `${host} did not answer in time.`);
+        return new HttpError("HTTP_ABORTED", `The request to ${host} was given up.`);
+    }
     if (deadline.aborted) return new HttpError("HTTP_TIMEOUT", `${host} did not answer within ${request.timeoutMs} ms: check that it runs and is not overloaded.`);
     if (UNREACHABLE.has(code)) return new HttpError("HTTP_UNREACHABLE", `${host} cannot be reached (${code}): check address, port and network.`);
     if (/CERT|TLS|SSL|EPROTO|UNABLE_TO_VERIFY/.test(code)) {

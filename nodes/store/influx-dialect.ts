@@ -39,7 +39,8 @@ export type Verdict =
           /** False when the text may as well mean the request and not the data. */
           certain: boolean;
       }
-    | { kind: "split"; reason: string }
+    /** `certain` when the server said that it was sent too much; not when its answer was more than we read. */
+    | { kind: "split"; reason: string; certain: boolean }
     | { kind: "retry"; reason: string; afterMs?: number }
     | { kind: "pause"; reason: string; missing: boolean };
 
@@ -105,7 +106,7 @@ export function readAnswer(response: HttpResponse, dialect: Dialect, target: Inf
     // A captive portal or a proxy's page is a 200 too; a write is acknowledged with no content.
     if (status === 204 || status === 201 || (status === 200 && response.text.trim() === "")) return { kind: "stored" };
     // 3 Core before 3.9 answers 500 to a body beyond its limit (influxdb3_server http.rs, RequestSizeExceeded).
-    if (status === 413 || (status === 500 && /max request size/i.test(text))) return { kind: "split", reason: `Too large (${status}).` };
+    if (status === 413 || (status === 500 && /max request size/i.test(text))) return { kind: "split", reason: `Too large (${status}).`, certain: true };
     if (status === 400 || status === 422) return refusal(text, data);
     if (status === 401) return pause(`${target.token ? "Token" : "Login"} refused (401): check ${target.token ? "the token" : "user and password"} in wl-influxdb.`);
     if (status === 403) return pause(`No write access (403): give the ${who} write access to ${where}.`);

@@ -107,7 +107,7 @@ export class InfluxSender {
         }
         if (verdict.kind === "stored") return { kind: "delivered" };
         if (verdict.kind === "pause") return { kind: "pause", reason: verdict.reason };
-        if (verdict.kind === "retry" || (verdict.kind === "split" && records.length > 1)) return verdict;
+        if (verdict.kind === "retry" || (verdict.kind === "split" && verdict.certain && records.length > 1)) return verdict;
         const lines = (await unzip(members)).toString().split("\n").filter(Boolean);
         const search: Search = { server, signal, stored: 0, requests: 0 };
         const rejected = await this.settle(lines, verdict, search);
@@ -125,15 +125,15 @@ export class InfluxSender {
         if (server) return (this.server = server);
         const verdict = readAnswer(response, 1, target, this.clock.now());
         if (verdict.kind === "retry") throw new Interrupted(verdict);
-        if (response.status === 401 || response.status === 403) throw new Interrupted(verdict as Outcome);
-        const reason = `Not InfluxDB (${response.status}): check the URL, or choose the version in wl-influxdb.`;
-        throw new Interrupted({ kind: "pause", reason });
+        const tellsMore = response.status === 401 || response.status === 403 || (response.status >= 300 && response.status < 400);
+        if (tellsMore) throw new Interrupted(verdict as Outcome);
+        throw notInflux(String(response.status));
     }
 
     private async post(server: InfluxServer, body: Buffer, signal: AbortSignal): Promise<Verdict> {
         const { target, http } = this.options;
         const { url, query } = writeRequest(target, server.dialect);
-        const response = await http.request({
+        const sent = http.request({
             method: "POST",
             url,
             query,
@@ -147,6 +147,12 @@ export class InfluxSender {
             maxBytes: MAX_ANSWER_BYTES,
             signal,
         });
+        const response = await sent.catch((error: unknown) => {
+            if (errorCode(error) === "HTTP_TOO_LARGE") return errorText(error);
+            throw error;
+        });
+        // A refusal that quotes more lines than we read is shorter for fewer lines; whatever else has no end is no InfluxDB's.
+        if (typeof response === "string") return { kind: "split", reason: response, certain: false };
         return readAnswer(response, server.dialect, target, this.clock.now());
     }
 
@@ -161,6 +167,7 @@ export class InfluxSender {
         }
         if (verdict.kind === "retry" || verdict.kind === "pause") throw new Interrupted({ ...verdict });
         if (verdict.kind === "split") {
+            if (lines.length === 1 && !verdict.certain) throw notInflux(verdict.reason);
             if (lines.length === 1) return [{ entry: lines[0]!, reason: "larger than the server takes" }];
             return this.sendParts(halves(lines), search);
         }
@@ -207,6 +214,11 @@ function checked(verdict: Verdict): Outcome {
     return verdict.kind === "refused" ? { kind: "pause", reason: `Write refused: ${verdict.text}` } : verdict;
 }
 
+/** What answers at the URL is something else, so that nothing it says concerns the points. */
+function notInflux(why: string): Interrupted {
+    return new Interrupted({ kind: "pause", reason: `Not InfluxDB (${why}): check the URL, or choose the version in wl-influxdb.` });
+}
+
 function misunderstood(text: string): Interrupted {
     return new Interrupted({ kind: "pause", reason: `Points refused: ${text || "InfluxDB gives no reason."}` });
 }
@@ -225,7 +237,7 @@ function failure(error: unknown): Outcome {
         case "HTTP_URL":
             return { kind: "pause", reason: `Not a URL: ${reason}` };
         case "HTTP_TOO_LARGE":
-            return { kind: "split", reason };
+            return notInflux(reason).outcome;
         default:
             return { kind: "retry", reason };
     }

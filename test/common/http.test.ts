@@ -184,6 +184,11 @@ describe("HTTP client", () => {
                 listener: (_, response) => response.end(),
                 request: { signal: AbortSignal.abort() },
             },
+            {
+                name: "a caller's own deadline, told as one",
+                code: "HTTP_TIMEOUT",
+                request: { signal: AbortSignal.timeout(20) },
+            },
         ];
 
         for (const { name, code, listener = () => {}, request } of cases) {

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
-import type { ServerResponse } from "node:http";
+import { once } from "node:events";
+import { createServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { createHttpClient, type HttpClient } from "../../dist/common/http.js";
@@ -289,6 +291,47 @@ describe("InfluxDB sender", () => {
             reply(write.lines.some((line) => line.includes("w=7 ") || line.includes("w=0 ")) ? { status: 400, body: "we do not like this" } : { status: 204 })(response);
         server.script = Array.from({ length: 1000 }, () => picky);
         assert.deepEqual((await refused(sender(server).deliver(records(lines(64)), never))).toSorted(), [lines(1)[0], lines(1, 7)[0]]);
+    });
+
+    it("takes an answer without end for no InfluxDB's, and refuses no point for it", async () => {
+        const page = Buffer.alloc(1024 * 1024, "<p>");
+        const portal = createServer((request, response) => {
+            request.resume();
+            const more = (): void => {
+                while (response.write(page));
+            };
+            response.writeHead(400).on("drain", more);
+            more();
+        }).listen(0, "127.0.0.1");
+        await once(portal, "listening");
+        const url = `http://127.0.0.1:${(portal.address() as AddressInfo).port}`;
+        try {
+            for (const version of ["auto", "1"] as const) {
+                for (const batch of [records(lines(1)), records(lines(2), lines(1, 2))]) {
+                    const target: InfluxTarget = { url, version, database: "plant", org: "", retentionPolicy: "" };
+                    const outcome = await new InfluxSender({ http, target }).deliver(batch, never);
+                    assert.equal(outcome.kind, "pause", JSON.stringify(outcome));
+                    assert.match((outcome as { reason: string }).reason, /^Not InfluxDB/);
+                }
+            }
+        } finally {
+            portal.close();
+            portal.closeAllConnections();
+        }
+    });
+
+    it("says where a redirect belongs, also while it looks who answers", async () => {
+        const server = await standIn(1);
+        const portal = createServer((_request, response) => void response.writeHead(301, { Location: "https://influx/" }).end()).listen(0, "127.0.0.1");
+        await once(portal, "listening");
+        try {
+            const url = `http://127.0.0.1:${(portal.address() as AddressInfo).port}`;
+            const outcome = await sender(server, { url }).deliver(records(lines(1)), never);
+            assert.match((outcome as { reason: string }).reason, /^Redirected \(301\)/);
+        } finally {
+            portal.close();
+            portal.closeAllConnections();
+        }
     });
 
     it("asks again who the server is after a pause", async () => {
