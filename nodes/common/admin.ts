@@ -9,7 +9,8 @@ export function adminRoute(RED: NodeAPI, path: string, type: string, answer: (bo
     RED.httpAdmin.post(path, RED.auth.needsPermission(`${type}.write`), (request, response) => {
         const gone = new AbortController();
         response.on("close", () => gone.abort());
-        answer({ ...(request.body as object | undefined) }, gone.signal).then(
+        const ask = async (): Promise<unknown> => answer({ ...(request.body as object | undefined) }, gone.signal);
+        ask().then(
             (found) => response.json(found),
             (error: unknown) => response.status(400).json({ code: errorCode(error), message: errorText(error) }),
         );

@@ -39,7 +39,15 @@ export class Lifecycle {
         this.node.on("input", (msg, send, done) => {
             this.track(
                 () => handle(msg as unknown as M, send as Send, this.signal),
-                (error) => (error === undefined ? done() : done(toError(error))),
+                (error) => {
+                    try {
+                        if (error === undefined) done();
+                        else done(toError(error));
+                    } catch (broken) {
+                        // Node-RED copies the message for Catch and Complete, which throws where one of its properties does.
+                        this.node.error(toError(broken), {});
+                    }
+                },
             );
         });
     }

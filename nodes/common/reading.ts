@@ -72,21 +72,28 @@ export function parseReading(msg: unknown, now: number): ReadingMessage {
         throw invalid("msg.payload must be an object of points, such as {ac_power_w: 4210.5}");
     }
     for (const [point, value] of Object.entries(payload)) checkPoint(point, value);
-    const meta = m.reading ?? metaFromTopic(m.topic);
+    const given = m.reading ?? metaFromTopic(m.topic);
+    // A copy where something is missing: a flow may share one object between messages, or freeze it.
+    const seq = given.seq ?? 0;
+    const quality = given.quality ?? "good";
+    const meta = given.seq === seq && given.quality === quality ? given : { ...given, seq, quality };
     for (const key of ["site", "device", "class"] as const) {
         if (typeof meta[key] !== "string" || meta[key] === "") throw invalid(`msg.reading.${key} must be a non-empty text`);
     }
-    meta.seq ??= 0;
-    meta.quality ??= "good";
     if (!QUALITIES.includes(meta.quality)) throw invalid(`msg.reading.quality must be one of ${QUALITIES.join(", ")}`);
+    if (meta.bad && !isReasons(meta.bad)) throw invalid('msg.reading.bad must name a reason for each point, such as {ac_power_w: "comm"}');
     const timestamp = m.timestamp ?? now;
     if (!Number.isSafeInteger(timestamp)) throw invalid("msg.timestamp must be whole milliseconds since 1970 UTC");
     const topic = typeof m.topic === "string" && m.topic !== "" ? m.topic : `${meta.site}/${meta.device}`;
     return Object.assign(m, { timestamp, reading: meta, topic }) as ReadingMessage;
 }
 
+function isReasons(bad: unknown): boolean {
+    return typeof bad === "object" && Object.values(bad as object).every((reason) => typeof reason === "string");
+}
+
 function checkPoint(point: string, value: unknown): void {
-    if (!isPointName(point)) throw invalid(`point name "${point}" must be snake_case and end in its unit, such as ac_power_w`);
+    if (!isPointName(point)) throw invalid(`point name "${point.slice(0, 50)}" must be snake_case and end in its unit, such as ac_power_w`);
     const fits = typeof value === "number" ? Number.isFinite(value) : typeof value === "string";
     if (!fits) throw invalid(`point ${point} must be a finite number or a text; leave out what was not measured`);
 }

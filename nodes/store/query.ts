@@ -14,7 +14,7 @@ const listField = z.preprocess(
     (value) => (typeof value === "string" ? value.split(",").map((part) => part.trim()).filter(Boolean) : (value ?? [])),
     z.array(z.string({ error: "must be names" }), { error: "must be names, separated by commas" }),
 );
-const timeField = z.union([z.number(), z.string(), z.date()]).transform((value, context) => {
+const timeField = z.union([z.number(), z.string(), z.date()], { error: "must be ms since 1970 or an ISO date" }).transform((value, context) => {
     const time = typeof value === "number" ? value : Date.parse(String(value));
     if (Number.isFinite(time)) return time;
     context.addIssue({ code: "custom", message: "must be ms since 1970 or an ISO date" });

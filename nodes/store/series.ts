@@ -81,11 +81,17 @@ export interface SeriesStats {
 }
 
 const MOST_TEXT = 1000;
-/** In a site or device: would not come back from the database as it went in. */
-const UNSOUND = /[\0/\uD800-\uDFFF]/u;
 const RETRY_MS = 30_000;
 const TIDY_MS = 10 * MINUTE;
 const CLOSE_MS = 1500;
+
+/** In a site or device: would not come back from the database as it went in, or blurs `<site>/<device>`. */
+const UNSOUND = /[\0/\uD800-\uDFFF]/u;
+
+/** False for a site or device that the series does not take. */
+export function isSeriesName(name: string): boolean {
+    return !UNSOUND.test(name);
+}
 
 /** Local time series: samples as measured and their roll-ups, in one SQLite file. */
 export class Series {
@@ -155,7 +161,7 @@ export class Series {
             values[point] = typeof value === "string" && value.length > MOST_TEXT ? value.slice(0, MOST_TEXT) : value;
             count++;
         }
-        if (this.closing || this.state === "failed" || !this.isTimely(t) || UNSOUND.test(site) || UNSOUND.test(name)) {
+        if (this.closing || this.state === "failed" || !this.isTimely(t) || !isSeriesName(site) || !isSeriesName(name)) {
             this.refused++;
             return false;
         }

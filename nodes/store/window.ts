@@ -29,7 +29,7 @@ export function parseWindow(text: string, now: number, zone: string): Window {
     }
     const [, count, unit] = /^last (\d{1,6}) ?(min|h|d|w)/.exec(words) ?? [];
     if (count && unit) return { from: now - Number(count) * LENGTHS[unit]!, to: now + 1 };
-    throw new WattError("QUERY_INVALID", `The window "${text}" must be today, yesterday, this week, this month, this year, or such as "last 24 h".`);
+    throw new WattError("QUERY_INVALID", `The window "${text.slice(0, 50)}" must be today, yesterday, this week, this month, this year, or such as "last 24 h".`);
 }
 
 /** Fine enough to see the shape, and at most some 1,500 values a point. */

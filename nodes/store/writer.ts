@@ -5,6 +5,7 @@ import type { StatusKind } from "../common/status.js";
 import { ClockGuard } from "./clock-guard.js";
 import { LineEncoder } from "./line-protocol.js";
 import type { Outbox, OutboxStats } from "./outbox.js";
+import { isSeriesName } from "./series.js";
 import type { Store } from "./store.js";
 
 /** What `msg.outbox` can ask of a writer. */
@@ -37,7 +38,7 @@ export class Writer {
     /**
      * Resolves with the reading once it is kept: with an outbox on disk, else in the series' next commit. What is wrong with the
      * message itself is thrown at once: thousands of messages may be under way, so each carries as few promises as possible.
-     * @throws WattError READING_INVALID, TIME_UNTRUSTED, CLOCK_NOT_SET, READING_TOO_OLD, and what the spool throws
+     * @throws WattError READING_INVALID, TIME_UNTRUSTED, CLOCK_NOT_SET, READING_TOO_OLD, STORE_UNUSABLE, and what the spool throws
      */
     write(msg: unknown, signal: AbortSignal): Promise<ReadingMessage> {
         const reading = parseReading(msg, this.clock.now());
@@ -50,15 +51,24 @@ export class Writer {
         const { store, outbox } = this.options;
         reading.timestamp = timestamp;
         const line = this.encoder.encode(reading);
-        const isInSeries = store.series.append(reading);
-        if (!outbox && !isInSeries) {
-            throw new WattError("READING_TOO_OLD", "The reading is older than what the store keeps: raise its retention, or choose an InfluxDB.");
-        }
+        if (!store.series.append(reading)) this.checkRefused(reading);
         const kept: Promise<unknown> = outbox ? outbox.spool.append(line, 1) : Promise.resolve();
         return kept.then(() => {
             this.kept += 1;
             return reading;
         });
+    }
+
+    /** Throws why the series did not take a reading, unless InfluxDB can have it without the series. */
+    private checkRefused({ reading: { site, device } }: ReadingMessage): void {
+        const { store, outbox } = this.options;
+        if (!isSeriesName(site) || !isSeriesName(device)) {
+            throw new WattError("READING_INVALID", "Not a reading: site and device must be whole characters without a slash or NUL.");
+        }
+        if (outbox) return;
+        const { state, reason = "The store is closed." } = store.series.stats();
+        if (state === "failed" || state === "closed") throw new WattError("STORE_UNUSABLE", `The reading is not kept. ${reason}`);
+        throw new WattError("READING_TOO_OLD", "The reading is older than what the store keeps: raise its retention, or choose an InfluxDB.");
     }
 
     /** What `msg.outbox` asked for, as the payload of the answer. @throws WattError OUTBOX_COMMAND */

@@ -88,6 +88,23 @@ describe("lifecycle", () => {
         });
     }
 
+    for (const fails of [true, false]) {
+        it(`outlives a message that cannot be copied for ${fails ? "Catch" : "Complete"}`, async () => {
+            handle = (msg) => {
+                Object.defineProperty(msg, "broken", {
+                    enumerable: true,
+                    get: () => {
+                        throw new Error("cannot be read");
+                    },
+                });
+                if (fails) throw new Error("handler broke");
+            };
+            const caught = next("caught");
+            node().receive({ payload: 0 });
+            assert.match((await caught).error!.message, /cannot be read/);
+        });
+    }
+
     it("brings a failed background task to Catch", async () => {
         const caught = next("caught");
         node().life.run(() => Promise.reject(new WattError("PROBE_LOST", "gone")));

@@ -71,6 +71,12 @@ describe("a message of another flow", () => {
         assert.deepEqual(reading, { site: "home", device: "battery", class: "battery", seq: 0, quality: "good" });
     });
 
+    it("may share a reading that it has frozen", () => {
+        const shared = Object.freeze({ site: "home", device: "battery", class: "battery" });
+        const { reading } = parseReading({ payload: { soc_pct: 55 }, reading: shared }, now);
+        assert.deepEqual(reading, { ...shared, seq: 0, quality: "good" });
+    });
+
     const cases: [string, unknown, RegExp][] = [
         ["no object", "on", /message is not an object/],
         ["null", null, /message is not an object/],
@@ -89,6 +95,9 @@ describe("a message of another flow", () => {
         ["a reading that is no object", { payload: {}, reading: "x" }, /msg\.reading\.site must be/],
         ["an empty device", { payload: {}, reading: { ...meta, device: "" } }, /msg\.reading\.device must be/],
         ["an unknown quality", { payload: {}, reading: { ...meta, quality: "ok" } }, /msg\.reading\.quality must be one of good, uncertain, bad/],
+        ["reasons that are no texts", { payload: {}, reading: { ...meta, bad: { ac_power_w: Object.create(null) as unknown } } }, /msg\.reading\.bad must name a reason/],
+        ["a reason without a point", { payload: {}, reading: { ...meta, bad: "comm" } }, /msg\.reading\.bad must name a reason/],
+        ["a point name without end", { topic: "a/b", payload: { ["X".repeat(1e6)]: 1 } }, /^Not a reading: point name "X{50}" must/],
         ["a time in seconds with a fraction", { topic: "a/b", payload: {}, timestamp: 1.5 }, /msg\.timestamp must be whole milliseconds/],
         ["a time as text", { topic: "a/b", payload: {}, timestamp: "2026-06-01" }, /msg\.timestamp must be whole milliseconds/],
     ];

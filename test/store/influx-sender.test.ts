@@ -308,8 +308,7 @@ describe("InfluxDB sender", () => {
         try {
             for (const version of ["auto", "1"] as const) {
                 for (const batch of [records(lines(1)), records(lines(2), lines(1, 2))]) {
-                    const target: InfluxTarget = { url, version, database: "plant", org: "", retentionPolicy: "" };
-                    const outcome = await new InfluxSender({ http, target }).deliver(batch, never);
+                    const outcome = await new InfluxSender({ http, target: { url, version, database: "plant", org: "", retentionPolicy: "" } }).deliver(batch, never);
                     assert.equal(outcome.kind, "pause", JSON.stringify(outcome));
                     assert.match((outcome as { reason: string }).reason, /^Not InfluxDB/);
                 }

@@ -89,6 +89,10 @@ describe("wl-query", () => {
             const { error } = await rig.ask<{ error: { code: string } }>("query", { query }, "caught");
             assert.match(error.code, /^(QUERY|CONFIG)_INVALID$/, JSON.stringify(query));
         }
+        const { error } = await rig.ask<{ error: { message: string } }>("query", { query: { from: new Date(Number.NaN) } }, "caught");
+        assert.match(error.message, /from must be ms since 1970 or an ISO date/);
+        const long = await rig.ask<{ error: { message: string } }>("query", { query: { window: "x".repeat(1e6) } }, "caught");
+        assert.ok(long.error.message.length < 300);
     });
 
     it("shows what is missing, and survives any settings", async () => {

@@ -108,7 +108,11 @@ describe("wl-write and its outbox", () => {
         assert.deepEqual((await rig.post("/wattledger/write/outbox", { id: "write", command: "quarantine" })).body, []);
         const { error } = await rig.ask<Caught>("write", { outbox: "explode" }, "caught");
         assert.equal(error.code, "OUTBOX_COMMAND");
-        assert.equal((await rig.post("/wattledger/write/outbox", { id: "nowhere", command: "retry" })).status, 400);
+        for (const id of ["nowhere", { toString: 1 }]) {
+            const answer = await rig.post("/wattledger/write/outbox", { id, command: "retry" });
+            assert.equal(answer.status, 400);
+            assert.ok((answer.body as { message?: string }).message, JSON.stringify(id));
+        }
     });
 
     it("lets no secret into errors, log or status", async () => {

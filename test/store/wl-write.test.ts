@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
 import fc from "fast-check";
 import type { ReadingMessage } from "../../dist/common/reading.js";
 import { helper } from "../node-red.js";
@@ -70,6 +72,29 @@ describe("wl-write", () => {
             const { error } = await rig.ask<Caught>("write", bad, "caught");
             assert.match(error.code, /^READING_INVALID$|^TIME_UNTRUSTED$/);
         }
+    });
+
+    it("tells why the series does not take a reading", async () => {
+        await rig.load();
+        const meta = { class: "meter", seq: 0, quality: "good" };
+        for (const names of [{ site: "a/b", device: "c" }, { site: "a", device: "b\0" }, { site: "a", device: "\ud800" }]) {
+            const { error } = await rig.ask<Caught>("write", { payload: { ac_power_w: 1 }, reading: { ...meta, ...names } }, "caught");
+            assert.deepEqual([error.code, error.message.includes("site and device")], ["READING_INVALID", true], JSON.stringify(names));
+        }
+        const { error } = await rig.ask<Caught>("write", { ...reading(1), timestamp: Date.UTC(2025, 0, 1) }, "caught");
+        assert.equal(error.code, "READING_TOO_OLD");
+    });
+
+    it("tells that another process has the folder, with each reading that is not kept", async () => {
+        const folder = path.join(rig.folder, "taken");
+        await mkdir(folder);
+        const start = (await readFile(`/proc/${process.ppid}/stat`, "latin1")).split(") ")[1]!.split(" ")[19]!;
+        await writeFile(path.join(folder, "series.db.owner"), JSON.stringify({ pid: process.ppid, start }));
+        await rig.load({ store: { folder } });
+        await rig.store.series.ready;
+        const { error } = await rig.ask<Caught>("write", reading(1), "caught");
+        assert.equal(error.code, "STORE_UNUSABLE");
+        assert.match(error.message, new RegExp(`in use by process ${process.ppid}`));
     });
 
     for (const url of ["", "${WL_NOT_SET}"]) {
