@@ -18,6 +18,7 @@ export class Ranges {
     }
 
     remove(from: number, to: number): void {
+        if (to <= from) return;
         this.ranges = this.ranges.flatMap(([a, b]): Range[] => {
             const left: Range = [a, Math.min(b, from)];
             const right: Range = [Math.max(a, to), b];

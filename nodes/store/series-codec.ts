@@ -77,7 +77,7 @@ export function encodeRollups(values: Record<string, Rollup>, names: Names): Buf
     for (const [name, { count, last, min, max, sum }] of Object.entries(values)) {
         const place = names.placeOf(name);
         if (place === undefined) continue;
-        const isSteady = sum === undefined || (min === last && max === last && sum === count * last);
+        const isSteady = sum === undefined || (min === last && max === last);
         packed[place] = isSteady ? [count, last] : [count, last, min, max, sum];
     }
     return pack(Array.from(packed, (entry) => entry ?? 0));

@@ -276,6 +276,7 @@ export class SeriesTables {
     /** Buckets that start in [from, to), as stored; those whose samples have changed since, and the open one, are computed. */
     async buckets(level: Resolution, device: Device, from: number, to: number): Promise<RollupRow[]> {
         if (to <= from) return [];
+        // Before the first pause, as above.
         const changed = this.changed(level, device, from, to);
         const rows = new Map<number, RollupRow>();
         const slice = new Slice();
@@ -284,7 +285,7 @@ export class SeriesTables {
         const [first, last] = this.extent(level, from, to);
         for (let start = first; start < last && this.db; start += width) {
             for (const { t, v } of this.db.all<{ t: number; v: Uint8Array }>(sql, start, Math.min(last, start + width), device.id ?? -1)) {
-                if (!changed.has(t)) rows.set(t, { t, values: decodeRollups(v, device.names) });
+                rows.set(t, { t, values: decodeRollups(v, device.names) });
             }
             await slice.breathe();
         }

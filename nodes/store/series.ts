@@ -135,10 +135,7 @@ export class Series {
         this.ballast = new Ballast(options.folder, this.files);
         this.tables = new SeriesTables(() => [this.leaving, this.waiting], options.zone ?? "UTC");
         this.limits = { commitMs: options.commitMs ?? 10_000, bufferValues: options.bufferValues ?? 300_000 };
-        const { raw = 7, minute = 60, hour = 730, day = 7300 } = options.retention ?? {};
-        // A bucket is computed anew from the next finer one when data comes late, so that one must be there.
-        const atLeast = { raw, minute: Math.max(minute, raw + 2), hour: Math.max(hour, minute, raw + 2), day: Math.max(day, hour) };
-        this.retention = { raw: atLeast.raw * DAY, minute: atLeast.minute * DAY, hour: atLeast.hour * DAY, day: atLeast.day * DAY };
+        this.retention = inMs(options.retention);
         this.ready = this.inTurn(async () => {
             await options.after;
             await this.open();
@@ -440,6 +437,13 @@ export class Series {
         cancel?.();
         this.become("closed");
     }
+}
+
+/** Each width in ms. A bucket is computed anew from the next finer one when data comes late, so that one must be there. */
+function inMs({ raw = 7, minute = 60, hour = 730, day = 7300 }: Partial<Retention> = {}): Retention {
+    const minutes = Math.max(minute, raw + 2);
+    const hours = Math.max(hour, minutes);
+    return { raw: raw * DAY, minute: minutes * DAY, hour: hours * DAY, day: Math.max(day, hours) * DAY };
 }
 
 interface Row<V> {

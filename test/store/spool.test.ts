@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, readdir, readFile, stat, symlink, unlink, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdir, readdir, readFile, stat, symlink, truncate, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
@@ -209,6 +210,35 @@ describe("store/spool", () => {
                 ),
                 { numRuns: 150 },
             );
+        });
+
+        it("damage at the end of a segment, or a segment cut short while it is in use, costs what was there", async () => {
+            const spool = openSpool(folder, { segmentBytes: 300 });
+            await fill(spool, 0, 20);
+            const [first, second] = await segments(folder);
+            const content = await readFile(first!);
+            content.fill(0, content.length - 20);
+            await writeFile(first!, content);
+            const { size } = await stat(second!);
+            await truncate(second!, size - 10);
+            const { entries, damaged } = await readAll(spool);
+            assert.equal(damaged, 2);
+            assert.equal(entries.length, 18);
+            assert.deepEqual(entries, entries.toSorted((a, b) => Number(a.slice(6)) - Number(b.slice(6))));
+        });
+
+        it("records and damage larger than one read are passed all the same", async () => {
+            const spool = openSpool(folder);
+            const large = (i: number) => `entry ${i} ${randomBytes(300_000).toString("hex")}`;
+            const kept = [large(0), large(1), "entry 2", large(3)];
+            for (const line of kept) await spool.append(line, 1);
+            assert.deepEqual((await readAll(spool)).entries, kept);
+            const [file] = await segments(folder);
+            const content = await readFile(file!);
+            content.fill(0, 100, 200_000);
+            await writeFile(file!, content);
+            const again = await readAll(spool);
+            assert.deepEqual([again.entries, again.damaged], [kept.slice(1), 1]);
         });
 
         it("noise for a file: starts, and keeps what comes after", async () => {
@@ -422,6 +452,26 @@ describe("store/spool", () => {
             await spool.read(1, limits);
             assert.deepEqual(cursor.dropped, { damaged: 1 });
             assert.equal((await spool.read(2, limits)).entries, 1);
+        });
+
+        it("a disk that hangs: what waits for it is bounded", async () => {
+            const files = new FaultyFiles();
+            const spool = openSpool(folder, { files });
+            await spool.ready;
+            let release!: () => void;
+            const hang = new Promise<void>((resolve) => {
+                release = resolve;
+            });
+            const open = files.open.bind(files);
+            files.open = async (...args: Parameters<typeof open>) => {
+                await hang;
+                return open(...args);
+            };
+            const line = "x".repeat(4_000_000);
+            const taken = Array.from({ length: 40 }, () => spool.append(line, 1));
+            await assert.rejects(taken.at(-1)!, { code: "SPOOL_FULL" });
+            release();
+            assert.equal(await taken[0], "disk");
         });
 
         it("a disk that hangs does not hold up close", async () => {
