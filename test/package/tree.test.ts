@@ -26,6 +26,11 @@ describe("the tracked files", () => {
         assert.deepEqual(search(/-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/]|\bAKIA[0-9A-Z]{16}\b|\b(ghp|npm)_[A-Za-z0-9]{36}\b|\bxox[abp]-\d|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}/), []);
     });
 
+    it("bring no default login", () => {
+        const shipped = files.filter((file) => /^(flows|examples)\/|^README\.md$|compose/.test(file));
+        assert.deepEqual(search(/\badmin[:/]admin\b|["']?(password|credentialSecret)["']?\s*[:=]\s*["'][^"'$\s{]/i, shipped), []);
+    });
+
     it("hold no path of the machine they were written on", () => {
         const paths = [root, homedir()].filter((found) => found.length > 1).map((found) => `${found.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}/`);
         assert.deepEqual(search(new RegExp(paths.join("|"))), []);
