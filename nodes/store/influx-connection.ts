@@ -13,6 +13,9 @@ export interface InfluxSettings {
     createDatabase: boolean;
 }
 
+/** Large: 3 Core acknowledges once a second, so a second's worth of a replay is one batch. The bound in bytes still holds. */
+const BATCH_ENTRIES = 20_000;
+
 /** One InfluxDB as its users share it: the sender of points, and InfluxQL. */
 export class InfluxConnection {
     readonly influxql: InfluxQl;
@@ -35,7 +38,7 @@ export class InfluxConnection {
     outbox(store: Store, name: string): Outbox {
         let outbox = this.outboxes.get(store);
         if (!outbox) {
-            outbox = store.outbox(name, this.sender.deliver);
+            outbox = store.outbox(name, this.sender.deliver, { batchEntries: BATCH_ENTRIES });
             this.outboxes.set(store, outbox);
         }
         return outbox;
