@@ -49,9 +49,9 @@ export class InfluxConnection {
         return this.sender.check(signal);
     }
 
-    /** Ends deliveries; what was not delivered stays in the store. */
-    async close(): Promise<void> {
-        await Promise.all([...this.outboxes.values()].map((outbox) => outbox.close()));
+    /** Ends deliveries. What was not delivered stays in the store, unless this InfluxDB is gone for good. */
+    async close(isGone = false): Promise<void> {
+        await Promise.all([...this.outboxes].map(([store, outbox]) => (isGone ? store.forget(outbox.name) : outbox.close())));
         this.http.close();
         this.influxql.close();
     }

@@ -66,32 +66,41 @@ export default (RED: NodeAPI): void => {
                 if (!settings.tls.rejectUnauthorized) this.warn("The certificate of InfluxDB is not checked: anyone on the way can read and change the points.");
                 const connection = new InfluxConnection(settings);
                 this.connection = connection;
-                lifecycle.onClose(() => connection.close());
+                lifecycle.onClose((removed) => connection.close(removed && !isPresent(RED, this.id)));
             });
         },
         { credentials: { username: { type: "text" }, password: { type: "password" }, token: { type: "password" } } },
     );
 
-    adminRoute(RED, "/wattledger/influxdb/test", "wl-influxdb", async (body) => {
+    adminRoute(RED, "/wattledger/influxdb/test", "wl-influxdb", async (body, gone) => {
         // The dialog never gets a stored secret; it sends a mark for "unchanged".
         const stored = (RED.nodes.getCredentials(String(body["id"])) ?? {}) as Record<string, unknown>;
         for (const key of ["password", "token"]) if (body[key] === "__PWRD__") body[key] = stored[key];
-        return { version: await test(resolveEnv(RED, body)) };
+        return { version: await test(resolveEnv(RED, body), gone) };
     });
 };
 
 /** The version that answers. @throws WattError with what keeps points from being written */
-async function test(def: unknown): Promise<string> {
+async function test(def: unknown, gone: AbortSignal): Promise<string> {
     const settings = parseConfig(schema, def);
     if (settings.target.url === "") throw new WattError("CONFIG_INVALID", "Check the settings: url must not be empty.");
     const connection = new InfluxConnection(settings);
     try {
-        const outcome = await connection.check(AbortSignal.timeout(10_000));
+        const outcome = await connection.check(AbortSignal.any([gone, AbortSignal.timeout(10_000)]));
         if (outcome.kind !== "delivered") throw new WattError("INFLUX_REFUSED", outcome.reason);
         return outcome.server?.version || `${outcome.server?.dialect}.x`;
     } finally {
         await connection.close();
     }
+}
+
+/** Node-RED removes a node that is only disabled as well; that one comes back to its backlog. */
+function isPresent(RED: NodeAPI, id: string): boolean {
+    let found = false;
+    RED.nodes.eachNode((def) => {
+        found ||= def.id === id;
+    });
+    return found;
 }
 
 /** One line when the way to InfluxDB is lost, with what to do, and one when it is back. */

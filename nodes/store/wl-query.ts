@@ -4,7 +4,7 @@ import { systemClock } from "../common/clock.js";
 import { configNode, configure, parseConfig, textField } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import type { SiteNode } from "../common/wl-site.js";
+import { siteOf } from "../common/wl-site.js";
 import type { InfluxParams } from "./influxql.js";
 import { querySchema, querySeries, shapeInflux, windowOf, type Query } from "./query.js";
 import type { InfluxNode } from "./wl-influxdb.js";
@@ -36,8 +36,7 @@ export default (RED: NodeAPI): void => {
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
             parseConfig(schema, def);
-            const { zone = "system" } = def.site ? (configNode<SiteNode>(RED, def.site, "wl-site").site ?? {}) : {};
-            const ask = def.source === "influxdb" ? askInflux(RED, def, zone) : askStore(RED, def, zone);
+            const ask = def.source === "influxdb" ? askInflux(RED, def) : askStore(RED, def);
             lifecycle.onInput<QueryMessage>(async (msg, send, signal) => {
                 lifecycle.status.set("busy", "reading");
                 try {
@@ -54,9 +53,10 @@ export default (RED: NodeAPI): void => {
     });
 };
 
-function askStore(RED: NodeAPI, def: QueryDef, zone: string): Ask {
+function askStore(RED: NodeAPI, def: QueryDef): Ask {
     const { store } = configNode<StoreNode>(RED, def.store, "wl-store");
     if (!store) throw new WattError("CONFIG_MISSING", "check store");
+    const zone = zoneOf(RED, def) ?? store.options.zone ?? "system";
     return async (msg) => {
         const query = parseConfig(schema, { ...def, ...msg.query });
         return { ...(await querySeries(store.series, query, systemClock.now(), zone)), format: query.format };
@@ -64,9 +64,10 @@ function askStore(RED: NodeAPI, def: QueryDef, zone: string): Ask {
 }
 
 /** In InfluxQL `$from` and `$to` are the window; `msg.query.params` holds what else the text names. */
-function askInflux(RED: NodeAPI, def: QueryDef, zone: string): Ask {
+function askInflux(RED: NodeAPI, def: QueryDef): Ask {
     const { connection } = configNode<InfluxNode>(RED, def.influxdb, "wl-influxdb");
     if (!connection) throw new WattError("CONFIG_MISSING", "check influxdb");
+    const zone = zoneOf(RED, def) ?? "system";
     const fields = schema.extend({ params: z.record(z.string(), z.union([z.string(), z.number()])).default({}) });
     return async (msg, signal) => {
         const query = parseConfig(fields, { ...def, ...msg.query });
@@ -74,4 +75,8 @@ function askInflux(RED: NodeAPI, def: QueryDef, zone: string): Ask {
         const params: InfluxParams = { from: new Date(from).toISOString(), to: new Date(to).toISOString(), ...query.params };
         return { payload: shapeInflux(await connection.influxql.query(query.influxql, params, signal), query.format), format: query.format };
     };
+}
+
+function zoneOf(RED: NodeAPI, def: QueryDef): string | undefined {
+    return def.site ? siteOf(RED, def).zone : undefined;
 }

@@ -30,7 +30,7 @@ export default (RED: NodeAPI): void => {
                 influx.users[this.id] = this;
                 lifecycle.onClose(() => void delete influx.users[this.id]);
             }
-            const writer = new Writer({ store, ...(outbox && { outbox }) });
+            const writer = new Writer({ store, ...(outbox && { outbox, isUnsafe: influx?.connection?.settings.tls.rejectUnauthorized === false }) });
             this.writer = writer;
 
             let told = "";

@@ -32,20 +32,20 @@ export class NodeRig {
         wlQuery,
     ];
 
-    async start(): Promise<void> {
-        this.folder = await makeDir("wl-store-");
-        await helper.startServer();
+    start(): Promise<void> {
+        return helper.startServer();
     }
 
+    /** Each test has a store of its own. */
     async unload(): Promise<void> {
         await helper.unload();
         this.events?.off("node-status", this.record);
         this.shown.clear();
+        await removeDir(this.folder);
     }
 
-    async stop(): Promise<void> {
-        await helper.stopServer();
-        await removeDir(this.folder);
+    stop(): Promise<void> {
+        return helper.stopServer();
     }
 
     /** A whole flow; what is given here is added to the nodes of that id. */
@@ -74,8 +74,10 @@ export class NodeRig {
         return { influx: server.dialect === 1 ? { username, password } : { token } };
     }
 
-    async load(more: Record<string, object> = {}, credentials: Record<string, object> = {}): Promise<void> {
-        await helper.load(this.types, this.flow(more), credentials);
+    /** @param others Nodes beside those of the flow. */
+    async load(more: Record<string, object> = {}, credentials: Record<string, object> = {}, others: object[] = []): Promise<void> {
+        this.folder = await makeDir("wl-store-");
+        await helper.load(this.types, [...this.flow(more), ...others], credentials);
     }
 
     /** The status of a node once it matches. */

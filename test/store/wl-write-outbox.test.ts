@@ -88,6 +88,25 @@ describe("wl-write and its outbox", () => {
         await stored(2);
     });
 
+    it("keeps the place of an InfluxDB that is disabled, and forgets that of one that is deleted", async () => {
+        await server.stop();
+        await rig.load(rig.influx(server), rig.credentials(server));
+        await keep(reading(1));
+        const without = { write: { influxdb: "" } };
+        const places = (): string[] => Object.keys(rig.store.health().outboxes);
+        await helper.setFlows(rig.flow({ ...without, influx: { ...rig.influx(server)["influx"], d: true } }), "nodes");
+        assert.deepEqual(places(), ["influxdb-influx"]);
+        await helper.setFlows(rig.flow(rig.influx(server)), "nodes", rig.credentials(server));
+        await rig.shows("write", /1 waiting/);
+        await helper.setFlows(rig.flow(without).filter((node) => (node as { id: string }).id !== "influx"), "nodes");
+        assert.deepEqual(places(), []);
+    });
+
+    it("never looks well while the certificate is not checked", async () => {
+        await rig.load(rig.influx(server, { insecure: true }), rig.credentials(server));
+        assert.equal((await rig.shows("write", /./)).text, "TLS not checked");
+    });
+
     it("sets refused points aside, tells so, and lets a flow or the dialog handle them", async () => {
         await rig.load(rig.influx(server), rig.credentials(server));
         await keep(reading(0, { ac_power_w: 1 }));

@@ -118,9 +118,8 @@ describe("wl-write", () => {
     }
 
     it("shares one outbox between two writers of one InfluxDB", async () => {
-        const flow = rig.flow(rig.influx(server));
-        const second = { ...flow.find((node) => (node as { id: string }).id === "write"), id: "write2", wires: [["kept"], ["outbox"]] };
-        await helper.load(rig.types, [...flow, second], rig.credentials(server));
+        const second = { id: "write2", type: "wl-write", z: "tab", x: 0, y: 0, store: "store", influxdb: "influx", wires: [["kept"], ["outbox"]] };
+        await rig.load(rig.influx(server), rig.credentials(server), [second]);
         await keep(reading(1));
         rig.send("write2", reading(2));
         await stored(4);
