@@ -48,9 +48,9 @@ export class Names {
 export function encodeSamples(rows: RawRow[], t0: number, names: Names): Buffer {
     const columns: (PointValue | null)[][] = [];
     for (const [i, { values }] of rows.entries()) {
-        for (const [name, value] of Object.entries(values)) {
+        for (const name in values) {
             const place = names.placeOf(name);
-            if (place !== undefined) (columns[place] ??= Array.from<null>({ length: rows.length }).fill(null))[i] = value;
+            if (place !== undefined) (columns[place] ??= Array.from<null>({ length: rows.length }).fill(null))[i] = values[name]!;
         }
     }
     const packed: unknown[] = [rows.map(({ t }) => t - t0)];

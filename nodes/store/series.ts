@@ -150,13 +150,14 @@ export class Series {
     append(sample: Sample): boolean {
         const { payload, timestamp: t } = sample;
         const { site, device: name, class: kind } = sample.reading;
-        const values: Record<string, PointValue> = {};
+        // A copy at once is a third of the memory of one that grows point by point.
+        const values = { ...payload };
         let count = 0;
-        for (const point of Object.keys(payload)) {
-            const value = payload[point]!;
-            if (typeof value === "number" ? !Number.isFinite(value) : typeof value !== "string") continue;
-            values[point] = typeof value === "string" && value.length > MOST_TEXT ? value.slice(0, MOST_TEXT) : value;
-            count++;
+        for (const point in values) {
+            const value = values[point];
+            if (typeof value === "number" ? Number.isFinite(value) : typeof value === "string") count++;
+            else delete values[point];
+            if (typeof value === "string" && value.length > MOST_TEXT) values[point] = value.slice(0, MOST_TEXT);
         }
         if (this.closing || this.state === "failed" || !this.isTimely(t) || !isSeriesName(site) || !isSeriesName(name)) {
             this.refused++;

@@ -52,9 +52,10 @@ export class Writer {
     private keep(reading: ReadingMessage, timestamp: number): Promise<ReadingMessage> {
         const { store, outbox } = this.options;
         reading.timestamp = timestamp;
-        const line = this.encoder.encode(reading);
+        // First: what a receiver would refuse for its form is not kept anywhere.
+        const line = outbox && this.encoder.encode(reading);
         if (!store.series.append(reading)) this.checkRefused(reading);
-        const kept: Promise<unknown> = outbox ? outbox.spool.append(line, 1) : Promise.resolve();
+        const kept: Promise<unknown> = outbox && line !== undefined ? outbox.spool.append(line, 1) : Promise.resolve();
         return kept.then(() => {
             this.kept += 1;
             return reading;
