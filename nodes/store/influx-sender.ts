@@ -89,7 +89,8 @@ export class InfluxSender {
             this.server = undefined;
             const server = await this.identify(signal);
             const verdict = await this.post(server, Buffer.alloc(0), signal);
-            return { ...this.presentable(checked(verdict)), server };
+            const outcome: Outcome = this.canCreate(verdict, server) ? { kind: "delivered" } : checked(verdict);
+            return { ...this.presentable(outcome), server };
         } catch (error) {
             return this.presentable(error instanceof Interrupted ? error.outcome : failure(error));
         }
@@ -101,8 +102,8 @@ export class InfluxSender {
         const single = records.length === 1 || readsAllMembers(server);
         const body = single ? members : await zip(await unzip(members), { level: 1 });
         let verdict = await this.post(server, body, signal);
-        if (verdict.kind === "pause" && verdict.missing && server.dialect === 1 && this.options.createDatabase) {
-            await this.options.createDatabase(signal);
+        if (this.canCreate(verdict, server)) {
+            await this.options.createDatabase!(signal);
             verdict = await this.post(server, body, signal);
         }
         if (verdict.kind === "stored") return { kind: "delivered" };
@@ -113,6 +114,10 @@ export class InfluxSender {
         const rejected = await this.settle(lines, verdict, search);
         if (verdict.kind === "refused" && !verdict.certain && search.stored === 0) throw misunderstood(verdict.text);
         return rejected.length > 0 ? { kind: "delivered", rejected } : { kind: "delivered" };
+    }
+
+    private canCreate(verdict: Verdict, { dialect }: InfluxServer): boolean {
+        return verdict.kind === "pause" && verdict.missing && dialect === 1 && this.options.createDatabase !== undefined;
     }
 
     private async identify(signal: AbortSignal): Promise<InfluxServer> {

@@ -158,8 +158,11 @@ export class InfluxStandIn {
         }
         const unparsed = malformed.map(({ line, reason }) => `unable to parse '${line}': ${reason}`).join("\n");
         if (dialect === 2 && malformed.length > 0) return error(400, unparsed);
-        const conflicts = points.filter(({ point }) => this.conflict(point) !== undefined);
-        for (const { point } of points) if (this.conflict(point) === undefined) this.keep(point);
+        const conflicts = points.filter(({ point }) => {
+            if (this.conflict(point) !== undefined) return true;
+            this.keep(point);
+            return false;
+        });
         if (dialect === 3) {
             const data = [
                 ...malformed.map(({ line, number, reason }) => ({ original_line: line.slice(0, 20), line_number: number, error_message: reason })),

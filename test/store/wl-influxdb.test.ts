@@ -92,6 +92,7 @@ describe("wl-influxdb in Node-RED", function () {
         assert.deepEqual([wrong.status, wrong.body.code], [400, "INFLUX_REFUSED"]);
         assert.match(wrong.body.message!, /^Token refused \(401\): check the token/);
         assert.match((await press({ ...fields(servers[0]!), database: "other" })).body.message!, /^Database not found \(404\): create database "other"/);
+        assert.equal((await press({ ...fields(servers[0]!), database: "other", createDatabase: true })).status, 200);
         assert.match((await press({ ...fields(servers[0]!), url: "http://127.0.0.1:1" })).body.message!, /cannot be reached/);
         for (const bad of [{}, [], { database: "x" }, { url: "influx:8086", database: "x" }, { url: `http://u:${CANARY}@host`, database: "x" }, { url: { a: 1 } }]) {
             assert.equal((await press(bad)).body.code, "CONFIG_INVALID", JSON.stringify(bad));
