@@ -62,6 +62,12 @@ export class Lifecycle {
         );
     }
 
+    /** Makes this node's flow hear of a config node's errors, until close. */
+    join(owner: { users: Record<string, Node> }): void {
+        owner.users[this.node.id] = this.node;
+        this.onClose(() => void delete owner.users[this.node.id]);
+    }
+
     /** Adds work for close, run in reverse order after the abort; `removed` is true when the node was deleted or disabled. */
     onClose(closer: (removed: boolean) => Promise<void> | void): void {
         this.closers.push(closer);

@@ -74,9 +74,10 @@ export class Quarantine {
             if (file === this.file) this.bytes = Buffer.byteLength(text);
             for (const line of text.split("\n")) {
                 try {
-                    entries.push(JSON.parse(line) as Quarantined);
+                    const entry = JSON.parse(line) as Quarantined | null;
+                    if (typeof entry?.entry === "string") entries.push(entry);
                 } catch {
-                    // Blank, or cut short by a crash.
+                    // Blank, cut short by a crash, or damaged.
                 }
             }
         }

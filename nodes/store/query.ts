@@ -10,13 +10,16 @@ import { fittingResolution, parseWindow, type Window } from "./window.js";
 /** Rows in one answer; beyond it the newest of each device are given. */
 const MAX_ROWS = 50_000;
 
+/** What a Date can hold (ECMAScript, Time Values). */
+const MAX_TIME_MS = 8.64e15;
+
 const listField = z.preprocess(
     (value) => (typeof value === "string" ? value.split(",").map((part) => part.trim()).filter(Boolean) : (value ?? [])),
     z.array(z.string({ error: "must be names" }), { error: "must be names, separated by commas" }),
 );
 const timeField = z.union([z.number(), z.string(), z.date()], { error: "must be ms since 1970 or an ISO date" }).transform((value, context) => {
     const time = typeof value === "number" ? value : Date.parse(String(value));
-    if (Number.isFinite(time)) return time;
+    if (Math.abs(time) <= MAX_TIME_MS) return time;
     context.addIssue({ code: "custom", message: "must be ms since 1970 or an ISO date" });
     return z.NEVER;
 });

@@ -288,11 +288,14 @@ export class Spool {
 
     private async scan(): Promise<void> {
         const names = await this.files.readdir(this.folder);
-        const segments = names.flatMap((name) => Segment.fromName(this.folder, name) ?? []).toSorted((a, b) => a.first - b.first || a.created - b.created);
-        for (const [i, segment] of segments.entries()) {
-            segment.bytes = (await this.files.stat(segment.file)).size;
-            segment.next = segments[i + 1]?.first ?? segment.first;
+        const segments: Segment[] = [];
+        for (const segment of names.flatMap((name) => Segment.fromName(this.folder, name) ?? []).toSorted((a, b) => a.first - b.first || a.created - b.created)) {
+            const stat = await this.files.stat(segment.file);
+            if (!stat.isFile()) continue;
+            segment.bytes = stat.size;
+            segments.push(segment);
         }
+        for (const [i, segment] of segments.entries()) segment.next = segments[i + 1]?.first ?? segment.first;
         const last = segments.at(-1);
         if (last) await this.scanLast(last);
         this.segments = segments;

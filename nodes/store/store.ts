@@ -79,11 +79,12 @@ export class Store {
         const spools = mapValues(this.spools, (spool) => spool.stats());
         const outboxes = mapValues(this.outboxes, (outbox) => outbox.stats());
         const problems: string[] = [];
-        if (series.state === "memory" || series.state === "failed") problems.push(`Readings are not kept: ${series.reason}`);
+        if (series.state === "memory" || series.state === "failed") problems.push(`Readings are not kept: ${plain(series.reason)}`);
         if (series.setAside !== undefined) problems.push(`The series was damaged and is set aside as ${path.basename(series.setAside)}`);
-        for (const [name, { state, reason }] of Object.entries(spools)) {
-            if (state === "memory") problems.push(`What waits for delivery (${name}) is in memory only: ${reason}`);
-            if (state === "failed") problems.push(`Nothing can be delivered (${name}): ${reason}`);
+        for (const [name, { state, reason, tornBytes }] of Object.entries(spools)) {
+            if (tornBytes > 0) problems.push(`The last ${tornBytes} bytes of what waits for delivery (${name}) are unreadable and cut off`);
+            if (state === "memory") problems.push(`What waits for delivery (${name}) is in memory only: ${plain(reason)}`);
+            if (state === "failed") problems.push(`Nothing can be delivered (${name}): ${plain(reason)}`);
         }
         return { problems, series, spools, outboxes };
     }
@@ -143,6 +144,11 @@ export function shareStore(options: StoreOptions): { store: Store; release: () =
             await closed;
         },
     };
+}
+
+/** A reason without its stop, as part of a sentence. */
+function plain(reason = ""): string {
+    return reason.replace(/\.$/, "");
 }
 
 function mapValues<T, R>(map: Map<string, T>, change: (value: T) => R): Record<string, R> {

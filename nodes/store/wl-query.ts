@@ -36,7 +36,7 @@ export default (RED: NodeAPI): void => {
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
             parseConfig(schema, def);
-            const ask = def.source === "influxdb" ? askInflux(RED, def) : askStore(RED, def);
+            const ask = def.source === "influxdb" ? askInflux(RED, def) : askStore(RED, def, lifecycle);
             lifecycle.onInput<QueryMessage>(async (msg, send, signal) => {
                 lifecycle.status.set("busy", "reading");
                 try {
@@ -53,8 +53,10 @@ export default (RED: NodeAPI): void => {
     });
 };
 
-function askStore(RED: NodeAPI, def: QueryDef): Ask {
-    const { store } = configNode<StoreNode>(RED, def.store, "wl-store");
+function askStore(RED: NodeAPI, def: QueryDef, lifecycle: Lifecycle): Ask {
+    const storeNode = configNode<StoreNode>(RED, def.store, "wl-store");
+    lifecycle.join(storeNode);
+    const { store } = storeNode;
     if (!store) throw new WattError("CONFIG_MISSING", "check store");
     const zone = zoneOf(RED, def) ?? store.options.zone ?? "system";
     return async (msg) => {

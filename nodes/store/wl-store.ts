@@ -2,6 +2,7 @@ import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { configure, numberField, parseConfig, textField } from "../common/config.js";
+import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { SiteNode } from "../common/wl-site.js";
 import { shareStore, type Store } from "./store.js";
@@ -18,6 +19,8 @@ const schema = z.object({
 });
 
 export interface StoreNode extends Node {
+    /** By node id. Node-RED hands this node's errors on to the flows of its users. */
+    users: Record<string, Node>;
     /** Undefined while the settings are unusable. */
     store?: Store;
 }
@@ -25,6 +28,7 @@ export interface StoreNode extends Node {
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType("wl-store", function (this: StoreNode, def: NodeDef & { site?: string }) {
         RED.nodes.createNode(this, def);
+        this.users = {};
         configure(this, () => {
             const config = parseConfig(schema, def);
             const site = def.site ? (RED.nodes.getNode(def.site) as SiteNode | null)?.site : undefined;
@@ -43,12 +47,12 @@ export default (RED: NodeAPI): void => {
     });
 };
 
-/** One line in the log when something goes wrong, and one when it is well again. */
+/** One error when something goes wrong, to the log or the users' Catch, and one line when it is well again. */
 function reportProblems(node: Node, store: Store): () => void {
     let known: string[] = [];
     return store.onChange(() => {
         const { problems } = store.health();
-        for (const problem of problems) if (!known.includes(problem)) node.warn(`${problem}.`);
+        for (const problem of problems) if (!known.includes(problem)) node.error(new WattError("STORE_PROBLEM", `${problem}.`), {});
         if (known.length > 0 && problems.length === 0) node.log("The store is well again.");
         known = problems;
     });

@@ -5,7 +5,7 @@ import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { InfluxNode } from "./wl-influxdb.js";
 import type { StoreNode } from "./wl-store.js";
-import { droppedCount, Writer } from "./writer.js";
+import { droppedCount, pointsLost, Writer } from "./writer.js";
 
 export interface WriteNode extends Node {
     /** Undefined while the settings are unusable. */
@@ -22,24 +22,30 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
-            const { store } = configNode<StoreNode>(RED, def.store, "wl-store");
+            const storeNode = configNode<StoreNode>(RED, def.store, "wl-store");
+            lifecycle.join(storeNode);
+            const { store } = storeNode;
             if (!store) throw new WattError("CONFIG_MISSING", "check store");
             const influx = def.influxdb ? configNode<InfluxNode>(RED, def.influxdb, "wl-influxdb") : undefined;
             const outbox = influx?.outbox(store);
-            if (influx) {
-                influx.users[this.id] = this;
-                lifecycle.onClose(() => void delete influx.users[this.id]);
-            }
+            if (influx) lifecycle.join(influx);
             const writer = new Writer({ store, ...(outbox && { outbox, isUnsafe: influx?.connection?.settings.tls.rejectUnauthorized === false }) });
             this.writer = writer;
 
             let told = "";
+            let lost: number | undefined;
+            let isLossTold = false;
             const show = (): void => {
                 const { kind, text } = writer.status();
                 lifecycle.status.set(kind, text);
                 if (!outbox) return;
                 const stats = outbox.stats();
-                const now = `${writer.state} ${droppedCount(stats)} ${stats.quarantined}`;
+                if (stats.state === "opening" || stats.state === "closed") return;
+                const dropped = droppedCount(stats);
+                if (lost !== undefined && dropped > lost && !isLossTold) this.error(pointsLost(stats), {});
+                isLossTold = stats.state !== "idle" && (isLossTold || (lost !== undefined && dropped > lost));
+                lost = dropped;
+                const now = `${writer.state} ${dropped} ${stats.quarantined}`;
                 if (told !== "" && told !== now) this.send([null, { topic: "outbox", payload: stats }]);
                 told = now;
             };

@@ -128,6 +128,12 @@ export function droppedCount(stats: OutboxStats): number {
     return Object.values(stats.dropped).reduce((sum, count) => sum + count, 0);
 }
 
+/** For the first points lost in an outage. */
+export function pointsLost({ dropped }: OutboxStats): WattError {
+    const counts = Object.entries(dropped).map(([reason, count]) => `${count} ${reason}`);
+    return new WattError("POINTS_LOST", `Points were given up before InfluxDB took them (so far: ${counts.join(", ")}). Bring InfluxDB back, or give the store more room.`);
+}
+
 /** 999, 1.2k, 12k, 3.4M: at most four characters. */
 function short(count: number): string {
     for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {

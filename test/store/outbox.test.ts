@@ -276,7 +276,7 @@ describe("store/outbox", () => {
             await spool.append("good 1\nbad 1\ngood 2", 3);
             await idle();
             await close();
-            await appendFile(path.join(folder, "influx.refused"), '{"at":1,"ent');
+            await appendFile(path.join(folder, "influx.refused"), 'null\n5\n{"at":1}\n{"at":1,"ent');
             await open();
             await spool.append("bad 2", 1);
             await idle();

@@ -241,6 +241,19 @@ describe("store/spool", () => {
             assert.deepEqual([again.entries, again.damaged], [kept.slice(1), 1]);
         });
 
+        it("a folder in the place of a segment is left alone, and what it should hold is counted", async () => {
+            const spool = openSpool(folder, { segmentBytes: 1 });
+            await fill(spool, 0, 3);
+            await spool.close();
+            const [first] = await segments(folder);
+            await unlink(first!);
+            await mkdir(first!);
+            const again = openSpool(folder);
+            assert.deepEqual((await readAll(again)).entries, numbers(1, 3));
+            await fill(again, 3, 4);
+            assert.equal(again.stats().state, "disk");
+        });
+
         it("noise for a file: starts, and keeps what comes after", async () => {
             await fc.assert(
                 fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), async (noise) => {

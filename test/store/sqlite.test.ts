@@ -111,6 +111,7 @@ describe("store/sqlite", () => {
                 ["noise in the middle", async () => overwrite(file, 4096 * 3 + 10, 9000)],
                 ["a head that is no SQLite", async () => overwrite(file, 0, 100)],
                 ["half of it missing", async () => truncate(file, 4096 * 6)],
+                ["nothing left in it", async () => truncate(file, 0)],
             ] as const) {
                 it(`${what}: put aside whole, told, and a new one begun`, async () => {
                     const first = await open();

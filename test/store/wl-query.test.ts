@@ -89,6 +89,8 @@ describe("wl-query", () => {
             const { error } = await rig.ask<{ error: { code: string } }>("query", { query }, "caught");
             assert.match(error.code, /^(QUERY|CONFIG)_INVALID$/, JSON.stringify(query));
         }
+        const far = await rig.ask<{ error: { code: string } }>("query", { query: { from: 1e300, to: 2e300 } }, "caught");
+        assert.equal(far.error.code, "CONFIG_INVALID");
         const { error } = await rig.ask<{ error: { message: string } }>("query", { query: { from: new Date(Number.NaN) } }, "caught");
         assert.match(error.message, /from must be ms since 1970 or an ISO date/);
         const long = await rig.ask<{ error: { message: string } }>("query", { query: { window: "x".repeat(1e6) } }, "caught");

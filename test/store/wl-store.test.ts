@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Node, NodeAPI } from "node-red";
 import wlSite from "../../dist/common/wl-site.js";
@@ -105,6 +105,15 @@ describe("wl-store", () => {
         assert.match(store!.health().problems[0]!, /^The series was damaged and is set aside as series\.db\.damaged-/);
         const told = logs().filter(({ msg }) => String(msg).includes("set aside"));
         assert.equal(told.length, 1);
+    });
+
+    it("says that the end of what waits is unreadable", async () => {
+        const points = path.join(folder, "spool", "points");
+        await mkdir(points, { recursive: true });
+        await writeFile(path.join(points, `${"0".repeat(16)}-1.seg`), "noise");
+        const { store } = await load({});
+        await store!.spool().ready;
+        assert.deepEqual(store!.health().problems, ["The last 5 bytes of what waits for delivery (points) are unreadable and cut off"]);
     });
 
     it("a folder that another process holds is told, and nothing ends", async () => {

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { readdir, rm } from "node:fs/promises";
 import type { ServerResponse } from "node:http";
+import path from "node:path";
 import { inspect } from "node:util";
 import type { ReadingMessage } from "../../dist/common/reading.js";
 import type { OutboxStats } from "../../dist/store/outbox.js";
@@ -74,6 +76,24 @@ describe("wl-write and its outbox", () => {
         assert.equal((await rig.shows("write", /kept, 0 waiting/)).fill, "green");
         assert.equal(errors, 1);
         assert.equal(rig.logged(/takes points again/), 1);
+    });
+
+    it("tells once with a code that points are lost", async () => {
+        const folder = path.join(rig.folder, "lost");
+        await rig.load({ ...rig.influx(server), store: { folder } }, rig.credentials(server));
+        await server.stop();
+        const down = rig.next<Caught>("caught");
+        await keep(reading(1));
+        await down;
+        await rig.shows("write", /down, 1 waiting/);
+        const points = path.join(folder, "spool", "points");
+        for (const name of await readdir(points)) if (name.endsWith(".seg")) await rm(path.join(points, name));
+        const lost = rig.next<Caught>("caught");
+        rig.influxNode.outbox(rig.store)!.probe();
+        const { error } = await lost;
+        assert.equal(error.code, "POINTS_LOST");
+        assert.match(error.message, /so far: 1 damaged/);
+        assert.equal((await rig.shows("write", /lost/)).fill, "red");
     });
 
     it("pauses on a refused login without losing anything, and goes on once it is corrected", async () => {
