@@ -241,6 +241,10 @@ function failure(error: unknown): Outcome {
             return { kind: "pause", reason: `Certificate refused: ${reason}` };
         case "HTTP_URL":
             return { kind: "pause", reason: `Not a URL: ${reason}` };
+        // The database is missing and we may not create it.
+        case "INFLUX_REFUSED":
+        case "INFLUX_QUERY":
+            return { kind: "pause", reason: `No database: ${reason}` };
         case "HTTP_TOO_LARGE":
             return notInflux(reason).outcome;
         default:

@@ -4,6 +4,7 @@ import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
+import { WattError } from "../../dist/common/errors.js";
 import { createHttpClient, type HttpClient } from "../../dist/common/http.js";
 import type { Outcome, SpoolRecord } from "../../dist/store/delivery.js";
 import type { InfluxTarget } from "../../dist/store/influx-dialect.js";
@@ -191,6 +192,11 @@ describe("InfluxDB sender", () => {
             server.database = "other";
         };
         assert.deepEqual(await sender(server, other, { createDatabase }).deliver(records(lines(1)), never), { kind: "delivered" });
+        const refuse = (): Promise<void> => Promise.reject(new WattError("INFLUX_REFUSED", "only an admin may create it."));
+        assert.deepEqual(await sender(server, { database: "third" }, { createDatabase: refuse }).deliver(records(lines(1)), never), {
+            kind: "pause",
+            reason: "No database: only an admin may create it.",
+        });
         server.script = [reply({ status: 500, body: { error: "retention policy not found: short" } })];
         assert.match(((await sender(server, { ...other, retentionPolicy: "short" }).deliver(records(lines(1)), never)) as { reason: string }).reason, /^No retention policy: create "short"/);
         assert.equal(server.writes.at(-1)!.query["rp"], "short");
