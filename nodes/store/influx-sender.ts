@@ -73,14 +73,10 @@ export class InfluxSender {
     }
 
     readonly deliver: Deliver = async (records, signal) => {
-        try {
-            const outcome = await this.attempt(records, signal);
-            // What needed a person may have changed the server as well.
-            if (outcome.kind === "pause") this.server = undefined;
-            return this.presentable(outcome);
-        } catch (error) {
-            return this.presentable(error instanceof Interrupted ? error.outcome : failure(error));
-        }
+        const outcome = await this.attempt(records, signal).catch((error: unknown) => (error instanceof Interrupted ? error.outcome : failure(error)));
+        // Whoever mends it may put another server in its place.
+        if (outcome.kind === "pause") this.server = undefined;
+        return this.presentable(outcome);
     };
 
     /** Asks the server who it is and whether a write would be let in, writing nothing; for the dialog's Test button. */
