@@ -117,7 +117,7 @@ export function diskReason(error: unknown, folder: string): string {
     if (isDiskFull(error)) return `the disk is full (${where})`;
     if (code === "EROFS") return `the disk is read-only (${where})`;
     if (code === "EACCES" || code === "EPERM") return `no permission to write to ${where}`;
-    if (code === "ENOENT") return `${where} cannot be made: is the disk it lies on mounted?`;
+    if (code === "ENOENT") return `${where} cannot be made: check that the disk it lies on is mounted`;
     if (code === "ENOTDIR") return `a file is where a folder should be (${where})`;
     if (code === "EIO") return `the disk reports errors (${where})`;
     return `${where}: ${error instanceof Error ? error.message : String(error)}`;
