@@ -558,10 +558,14 @@ export class Spool {
         }
     }
 
-    private async removePassed(): Promise<boolean> {
-        if (this.cursors.size === 0 || !this.lock) return false;
+    /** Segments that every destination has done with. */
+    private passed(): Segment[] {
         const cursors = [...this.cursors.values()];
-        const passed = this.segments.filter((segment) => segment !== this.active?.segment && cursors.every(({ done }) => !done.gap(segment.first, segment.next)));
+        if (cursors.length === 0 || !this.lock) return [];
+        return this.segments.filter((segment) => segment !== this.active?.segment && cursors.every(({ done }) => !done.gap(segment.first, segment.next)));
+    }
+
+    private async removePassed(passed = this.passed()): Promise<boolean> {
         for (const segment of passed) {
             await removeFile(this.files, segment.file);
             this.segments = this.segments.filter((other) => other !== segment);
@@ -572,6 +576,8 @@ export class Spool {
     private async saveCursors(): Promise<void> {
         this.cursorsAt = this.clock.monotonic();
         if (!this.lock) return;
+        // Taken before the save: what is delivered meanwhile stands in no cursor file yet, and would count as lost after a crash.
+        const passed = this.passed();
         try {
             for (const cursor of this.cursors.values()) {
                 if (!cursor.dirty) continue;
@@ -581,7 +587,7 @@ export class Spool {
                     throw error;
                 });
             }
-            await this.removePassed();
+            await this.removePassed(passed);
         } catch {
             // The disk says so at the next commit; until then a crash delivers twice.
             this.later("cursors", this.limits.cursorMs);
