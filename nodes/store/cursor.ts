@@ -7,6 +7,8 @@ export type DropReason = "bytes" | "age" | "disk" | "memory" | "damaged" | "vers
 export class Cursor {
     /** Differs from what is on disk. */
     dirty = false;
+    /** Makes durable what must be so before the place moves on; rejects when that fails, and then the place on disk stays. */
+    beforeSave: () => Promise<void> = () => Promise.resolve();
 
     constructor(
         readonly name: string,

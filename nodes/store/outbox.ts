@@ -178,6 +178,7 @@ export class Outbox {
         }
         await this.quarantine.load().catch(() => undefined);
         this.cursor = this.spool.cursor(this.name);
+        this.cursor.beforeSave = () => this.quarantine.flush();
         this.pump();
     }
 

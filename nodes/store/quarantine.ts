@@ -48,6 +48,13 @@ export class Quarantine {
         });
     }
 
+    /** Writes what the disk did not take before. */
+    flush(): Promise<void> {
+        return this.inTurn(async () => {
+            if (this.unsaved.length > 0) await this.save();
+        });
+    }
+
     /** The newest `limit` entries, oldest first. */
     list(limit = Infinity): Promise<Quarantined[]> {
         return this.inTurn(async () => (await this.all()).slice(-limit));

@@ -296,19 +296,36 @@ export class SeriesTables {
         return [...rows.values()].toSorted((a, b) => a.t - b.t);
     }
 
-    /** The newest rows of every device, as far as they are found within reason; newest first. */
+    /**
+     * The newest rows of every device, older ones first, as far as they are found within reason. A point that is rare, or of a
+     * device that is silent, is known by its last roll-up.
+     */
     async *newest(): AsyncGenerator<{ device: Device; rows: RawRow[] }> {
+        const fresh = new Map<Device, RawRow[]>();
+        for await (const { device, t, v } of this.newestOf("raw")) fresh.set(device, decodeSamples(v, t, device.names));
+        for (const table of ["day", "hour"] as const) {
+            for await (const { device, t, v } of this.newestOf(table)) {
+                const values = Object.fromEntries(Object.entries(decodeRollups(v, device.names)).map(([name, { last }]) => [name, last]));
+                const [sample] = fresh.has(device) ? [] : await this.samples(device, t, t + (table === "day" ? DAY : HOUR), 1);
+                yield { device, rows: [{ t: sample?.t ?? t, values }] };
+            }
+        }
+        for (const [device, rows] of fresh) yield { device, rows };
+    }
+
+    /** The newest row of each device in a table. */
+    private async *newestOf(table: string): AsyncGenerator<{ device: Device; t: number; v: Uint8Array }> {
         const missing = new Set(this.byId.keys());
         const slice = new Slice();
-        const sql = "SELECT k >> 16 AS t, k & 65535 AS d, v FROM raw WHERE k < ((? << 16) | ?) ORDER BY k DESC LIMIT ?";
+        const sql = `SELECT k >> 16 AS t, k & 65535 AS d, v FROM ${table} WHERE k < ((? << 16) | ?) ORDER BY k DESC LIMIT ?`;
         let before = { t: LAST_MS, d: 0 };
         for (let pages = 0; this.db && missing.size > 0 && pages < NEWEST_PAGES; pages++) {
-            const found = this.db.all<{ t: number; d: number; v: Uint8Array }>(sql, before.t, before.d, NEWEST_ROWS);
-            for (const { t, d, v } of found) {
+            const rows = this.db.all<{ t: number; d: number; v: Uint8Array }>(sql, before.t, before.d, NEWEST_ROWS);
+            for (const { t, d, v } of rows) {
                 const device = this.byId.get(d);
-                if (device && missing.delete(d)) yield { device, rows: decodeSamples(v, t, device.names) };
+                if (device && missing.delete(d)) yield { device, t, v };
             }
-            const last = found.at(-1);
+            const last = rows.at(-1);
             if (!last) return;
             before = last;
             await slice.breathe();

@@ -581,6 +581,7 @@ export class Spool {
         try {
             for (const cursor of this.cursors.values()) {
                 if (!cursor.dirty) continue;
+                await cursor.beforeSave();
                 cursor.dirty = false;
                 await replaceFile(this.files, this.cursorFile(cursor.name), cursor.serialize()).catch((error: unknown) => {
                     cursor.dirty = true;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
-import { appendFile, readFile, stat } from "node:fs/promises";
+import { appendFile, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Deliver, Outcome, SpoolRecord } from "../../dist/store/delivery.js";
 import { Outbox, type OutboxOptions } from "../../dist/store/outbox.js";
@@ -286,6 +286,34 @@ describe("store/outbox", () => {
             assert.equal((await outbox.quarantine.export()).trim().split("\n").length, 2);
         });
 
+        it("is on disk before the rest moves on: a power cut takes nothing of it", async () => {
+            receiver.answer = refuseBad;
+            await spool.append("bad 1\ngood", 2);
+            await idle();
+            await close();
+            await files.powerCut(0);
+            await open();
+            await idle();
+            assert.deepEqual((await outbox.quarantine.list()).map(({ entry }) => entry), ["bad 1"]);
+        });
+
+        for (const how of ["close", "kill"] as const) {
+            it(`what the disk did not take when it was refused is not lost by a ${how}`, async () => {
+                receiver.answer = refuseBad;
+                files.fault = (operation, file) => (operation === "open" && file.endsWith(".refused") ? "EIO" : undefined);
+                await spool.append("bad 1\ngood", 2);
+                await idle();
+                await spool.flush();
+                if (how === "kill") files.kill();
+                else files.fault = () => undefined;
+                await close();
+                files = new FaultyFiles();
+                await open();
+                await idle();
+                assert.deepEqual((await outbox.quarantine.list()).map(({ entry }) => entry), ["bad 1"]);
+            });
+        }
+
         it("is sent again on demand; what is refused again, or cannot be sent, stays", async () => {
             receiver.answer = refuseBad;
             await spool.append("bad 1\nbad 2\nbad 3", 3);
@@ -350,6 +378,25 @@ describe("store/outbox", () => {
         await idle();
         assert.equal(outbox.stats().delivered + outbox.stats().dropped.bytes!, 100);
         assert.equal(receiver.sent.flat().at(-1), "99");
+    });
+
+    it("counts what was damaged on disk, once, and delivers the rest", async () => {
+        receiver.answer = () => ({ kind: "retry", reason: "down" });
+        for (const entry of ["a", "b", "c"]) await spool.append(entry, 1);
+        await reaches("waiting");
+        const [name] = (await readdir(folder)).filter((file) => file.endsWith(".seg"));
+        const content = await readFile(path.join(folder, name!));
+        content[Math.floor(content.length / 2)]! ^= 1;
+        await writeFile(path.join(folder, name!), content);
+        receiver.sent.length = 0;
+        // Read twice, lost once.
+        outbox.probe();
+        await reaches("waiting");
+        receiver.answer = () => ({ kind: "delivered" });
+        outbox.probe();
+        await idle();
+        assert.deepEqual(receiver.sent.at(-1), ["a", "c"]);
+        assert.deepEqual([outbox.stats().delivered, outbox.stats().dropped], [2, { damaged: 1 }]);
     });
 
     it("a disk that cannot be read is waited for", async () => {

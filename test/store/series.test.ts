@@ -182,6 +182,27 @@ for (const backend of backends) {
             });
         });
 
+        it("a device that was silent for days before a restart is still known with its newest values", async () => {
+            clock.advance(4 * DAY + HOUR);
+            add(START, { a_w: 1, state: "on" });
+            add(START + 7 * MINUTE, { a_w: 2 });
+            for (let i = 0; i < 5500; i++) add(START + i * MINUTE, { x_w: i }, "other");
+            add(START + 5500 * MINUTE, { rare_w: 5 }, "other");
+            await series.flush();
+            for (let i = 0; i < 60; i++) add(START + (5501 + i) * MINUTE, { x_w: i }, "other");
+            await series.flush();
+            await series.clean();
+            await reopen();
+            assert.deepEqual(series.latest().find(({ device }) => device === "other")!.values, { x_w: 59, rare_w: 5 });
+            assert.deepEqual(series.latest().find(({ device }) => device === "inv"), {
+                site: "home",
+                device: "inv",
+                class: "inverter",
+                t: START + 7 * MINUTE,
+                values: { a_w: 2, state: "on" },
+            });
+        });
+
         describe("roll-ups", () => {
             it("are those of the samples, the open bucket included", async () => {
                 for (let i = 0; i < 90; i++) {

@@ -124,6 +124,20 @@ describe("store/spool", () => {
             assert.equal((await segments(folder)).length, 1);
         });
 
+        it("are written again when the disk did not take them", async () => {
+            const files = new FaultyFiles();
+            const first = openSpool(folder, { files });
+            await fill(first, 0, 4);
+            first.acknowledge(first.cursor("a"), 0, 3);
+            files.fault = (operation, file) => (operation === "open" && file.includes(".cursor") ? "EIO" : undefined);
+            await first.flush();
+            files.fault = () => undefined;
+            await first.close();
+            const second = openSpool(folder);
+            await second.ready;
+            assert.equal(second.pending(second.cursor("a")).entries, 1);
+        });
+
         for (const content of ["", "{", "null", '{"done":[["x",2]]}', '{"done":[[0,1e300]]}']) {
             it(`a place lost to ${JSON.stringify(content)} costs a second delivery and nothing else`, async () => {
                 const first = openSpool(folder);
@@ -233,6 +247,8 @@ describe("store/spool", () => {
             const kept = [large(0), large(1), "entry 2", large(3)];
             for (const line of kept) await spool.append(line, 1);
             assert.deepEqual((await readAll(spool)).entries, kept);
+            // Not even one record has room in the first read.
+            assert.equal((await spool.read(0, { until: 4, entries: 1, bytes: 1 })).entries, 1);
             const [file] = await segments(folder);
             const content = await readFile(file!);
             content.fill(0, 100, 200_000);
