@@ -11,7 +11,7 @@ import type { InfluxStandIn } from "./influx-stand-in.js";
 
 /** A Node-RED with a store, an InfluxDB, a writer and a query, and eyes on what they show and send. */
 export class NodeRig {
-    folder = "";
+    private folder = "";
     private readonly shown = new Map<string, NodeStatus>();
     private readonly waiting = new Set<() => void>();
     private readonly record = ({ id, status }: { id: string; status: NodeStatus }): void => {
@@ -42,6 +42,13 @@ export class NodeRig {
         this.events?.off("node-status", this.record);
         this.shown.clear();
         await removeDir(this.folder);
+        this.folder = "";
+    }
+
+    /** The folder of this test's store; what a test puts there before `load` belongs to the same test. */
+    async makeFolder(): Promise<string> {
+        this.folder ||= await makeDir("wl-store-");
+        return this.folder;
     }
 
     stop(): Promise<void> {
@@ -76,7 +83,7 @@ export class NodeRig {
 
     /** @param others Nodes beside those of the flow. */
     async load(more: Record<string, object> = {}, credentials: Record<string, object> = {}, others: object[] = []): Promise<void> {
-        this.folder = await makeDir("wl-store-");
+        await this.makeFolder();
         await helper.load(this.types, [...this.flow(more), ...others], credentials);
     }
 

@@ -79,7 +79,7 @@ describe("wl-write and its outbox", () => {
     });
 
     it("tells once with a code that points are lost", async () => {
-        const folder = path.join(rig.folder, "lost");
+        const folder = path.join(await rig.makeFolder(), "lost");
         await rig.load({ ...rig.influx(server), store: { folder } }, rig.credentials(server));
         await server.stop();
         const down = rig.next<Caught>("caught");

@@ -86,7 +86,7 @@ describe("wl-write", () => {
     });
 
     it("hears with a code when the store cannot keep what waits, and once when it can again", async () => {
-        const folder = path.join(rig.folder, "in-the-way");
+        const folder = path.join(await rig.makeFolder(), "in-the-way");
         await rig.load({ ...rig.influx(server), store: { folder } }, rig.credentials(server));
         await rig.store.spool().ready;
         const points = path.join(folder, "spool", "points");
@@ -103,7 +103,7 @@ describe("wl-write", () => {
     });
 
     it("tells that another process has the folder, with each reading that is not kept", async () => {
-        const folder = path.join(rig.folder, "taken");
+        const folder = path.join(await rig.makeFolder(), "taken");
         await mkdir(folder, { recursive: true });
         const start = (await readFile(`/proc/${process.ppid}/stat`, "latin1")).split(") ")[1]!.split(" ")[19]!;
         await writeFile(path.join(folder, "series.db.owner"), JSON.stringify({ pid: process.ppid, start }));
