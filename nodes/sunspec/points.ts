@@ -1,5 +1,5 @@
-import type { BadReason, PointValue } from "../common/reading.js";
-import { unitOf, type UnitKey } from "../common/units.js";
+import { type Canonical, type Counter, isCounter, LIMITS } from "../common/canonical.js";
+import { unitOf } from "../common/units.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import type { GroupDef, ModelDef, PointDef } from "./model.js";
 import { SUNSPEC_UNITS } from "./units.js";
@@ -261,32 +261,8 @@ const TELLING: Partial<Record<DeviceClass, number>> = { inverter: 1, battery: 2 
 /** Where a device states the most it can do, in W. */
 const RATINGS: Readonly<Record<number, readonly string[]>> = { 120: ["WRtg"], 702: ["WMaxRtg"], 802: ["WChaRteMax", "WDisChaRteMax"] };
 
-/** What is physically possible; anything else is a misread. Powers are also held against the rating. */
-const LIMITS: Partial<Record<UnitKey, readonly [min: number, max: number]>> = {
-    w: [-1e9, 1e9],
-    var: [-1e9, 1e9],
-    va: [-1e9, 1e9],
-    v: [-5000, 5000],
-    a: [-1e5, 1e5],
-    hz: [0, 100],
-    wh: [0, Number.MAX_SAFE_INTEGER],
-    c: [-80, 250],
-    w_m2: [-50, 2500],
-    m_s: [0, 120],
-    mm: [0, 10_000],
-    pa: [30_000, 120_000],
-    deg: [-360, 360],
-    pct: [0, 110],
-    ratio: [-1.005, 1.005],
-};
-
 /** DC inputs and overload go beyond the AC rating, a misread goes beyond this many times of it. */
 const OVER_RATING = 2;
-
-/** True for a point that is an energy counter, as against an amount of energy such as a capacity. */
-export function isCounter(point: string): boolean {
-    return /(^|_)energy(_(import|export|charge|discharge))?(_\d+)?_wh$/.test(point);
-}
 
 /** What a positive power means on devices whose model does not say. */
 export interface Conventions {
@@ -301,23 +277,6 @@ export interface DeviceFacts extends Conventions {
     manufacturer: string;
     /** The most it can do, in W, where it says so. */
     ratedW: number | undefined;
-}
-
-export interface Counter {
-    wh: number;
-    /** Where the counter starts again; absent for a float. */
-    modulusWh?: number;
-}
-
-/** A device's points in our names, units and signs. */
-export interface Canonical {
-    values: Record<string, PointValue>;
-    bad: Record<string, BadReason>;
-    counters: Record<string, Counter>;
-}
-
-export function emptyCanonical(): Canonical {
-    return { values: {}, bad: {}, counters: {} };
 }
 
 /** Reads one model's part of a device into `into`; a point that is there already is kept. */

@@ -1,3 +1,4 @@
+import { type Canonical, emptyCanonical } from "../common/canonical.js";
 import { type Clock, systemClock } from "../common/clock.js";
 import type { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
@@ -12,12 +13,10 @@ import { deviceNames, serialOf } from "./naming.js";
 import {
     type BoundModel,
     bindModels,
-    type Canonical,
     classesOf,
     type Conventions,
     derive,
     type DeviceClass,
-    emptyCanonical,
     flagsOf,
     INTEGRATED,
     RATING_MODELS,

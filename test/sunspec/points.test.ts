@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { type Canonical, emptyCanonical, isCounter } from "../../dist/common/canonical.js";
 import { isPointName, unitOf } from "../../dist/common/units.js";
 import { decodeModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { encodeModel } from "../../dist/sunspec/encode.js";
@@ -8,10 +9,7 @@ import {
     bindModels,
     classesOf,
     derive,
-    emptyCanonical,
-    isCounter,
     ratingIn,
-    type Canonical,
     type DeviceClass,
     type DeviceFacts,
 } from "../../dist/sunspec/points.js";
