@@ -4,6 +4,8 @@ import type { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
 import { type BadReason, createReading, type Quality, type ReadingMessage } from "../common/reading.js";
 import { isSimulatedDevice } from "../common/simulated.js";
+import type { PollSample } from "../modbus/poller.js";
+import type { SourceUnit } from "../modbus/polled-units.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import { keyText, type ModelSample, SunSpecDevice } from "./device.js";
@@ -68,12 +70,6 @@ export interface FullModel {
     warnings?: readonly string[];
 }
 
-export interface UnitSample {
-    readings: ReadingMessage[];
-    /** The first model that could not be read although the unit answers. */
-    fault: WattError | undefined;
-}
-
 interface Part extends Device {
     bound: BoundModel<FoundModel>[];
     simulated: boolean;
@@ -94,7 +90,7 @@ const DOUBTFUL = new Set<BadReason>(["comm", "sf", "range", "stale", "reset", "o
 const MAX_PASSES = 3;
 
 /** Reads one unit: its logical devices as readings in our names, units and signs. */
-export class UnitReader {
+export class UnitReader implements SourceUnit {
     private readonly device: SunSpecDevice;
     private readonly clock: Clock;
     private preparedFor: DeviceMap | undefined;
@@ -114,7 +110,6 @@ export class UnitReader {
         return this.parts;
     }
 
-    /** The next read walks the unit first: after a reconnect nothing is certain. */
     invalidate(): void {
         this.device.invalidate();
     }
@@ -123,7 +118,7 @@ export class UnitReader {
      * Reads the models once, the slow ones too if asked.
      * @throws WattError when the unit does not answer or has no SunSpec map.
      */
-    async read(slow: boolean, signal?: AbortSignal): Promise<UnitSample> {
+    async read(slow: boolean, signal?: AbortSignal): Promise<PollSample> {
         for (let pass = 1; ; pass++) {
             const map = this.device.map ?? (await this.device.walk(signal));
             const fresh = map !== this.preparedFor;
@@ -137,7 +132,10 @@ export class UnitReader {
         }
     }
 
-    /** What is told of each device while its unit does not answer: every point that it had is gone. */
+    poll(groups: ReadonlySet<string>, signal: AbortSignal): Promise<PollSample> {
+        return this.read(groups.has("slow"), signal);
+    }
+
     lost(): ReadingMessage[] {
         const told = this.parts.filter(({ seen }) => seen.size > 0);
         return told.map((part) => {

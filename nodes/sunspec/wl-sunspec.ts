@@ -6,6 +6,7 @@ import { Lifecycle } from "../common/lifecycle.js";
 import { StateFile } from "../common/statefile.js";
 import { siteOf } from "../common/wl-site.js";
 import { linkSchema, sharedLink } from "../modbus/links.js";
+import { listenerOf } from "../modbus/polled-units.js";
 import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
 import { sunspecSchema } from "./config.js";
 import { SunSpecSource } from "./source.js";
@@ -28,13 +29,7 @@ export default (RED: NodeAPI): void => {
                 config,
                 site: siteId,
                 ...(stateFile && { stateFile }),
-                listener: {
-                    onMessage: (message) => this.send(message as never),
-                    onStatus: (kind, text) => lifecycle.status.set(kind, text),
-                    onFault: (error) => this.error(error, {}),
-                    onRecovered: (text) => this.log(text),
-                    onWarning: (error) => this.warn(error),
-                },
+                listener: listenerOf(this, lifecycle),
             });
             const reader = link.register(this, (state) => source.linkChanged(state));
             lifecycle.onClose(() => link.deregister(this));

@@ -3,7 +3,7 @@ import { EventEmitter, once } from "node:events";
 import { EnergyBook } from "../../dist/common/energy.js";
 import type { WattError } from "../../dist/common/errors.js";
 import type { ReadingMessage } from "../../dist/common/reading.js";
-import { type PollOptions, UnitPoller } from "../../dist/sunspec/poller.js";
+import { UnitPoller } from "../../dist/modbus/poller.js";
 import { UnitReader } from "../../dist/sunspec/unit-reader.js";
 import { ManualClock } from "../common/manual-clock.js";
 import { type Behaviour, faults } from "../modbus/fault-server.js";
@@ -11,6 +11,12 @@ import { addressOf, INVERTER, METER, type Models, mppts, named, put } from "./de
 import { SunSpecServer } from "./sunspec-server.js";
 
 const MODELS: Models = [named("P"), [203, METER]];
+
+interface Options {
+    slowPeriodMs?: number;
+    heartbeatMs?: number;
+    timeoutMs?: number;
+}
 
 /** A poller on a clock that the test moves, against a real server. */
 class Bench {
@@ -26,7 +32,7 @@ class Bench {
 
     constructor(
         readonly server: SunSpecServer,
-        { timeoutMs, ...options }: Partial<PollOptions & { timeoutMs: number }> = {},
+        { timeoutMs, slowPeriodMs = 60_000, heartbeatMs = 60_000 }: Options = {},
     ) {
         const { clock } = this;
         const reader = new UnitReader(server.link(timeoutMs === undefined ? {} : { timeoutMs }), 1, {
@@ -35,7 +41,10 @@ class Bench {
         });
         this.poller = new UnitPoller(
             reader,
-            { periodMs: 5000, slowPeriodMs: 60_000, heartbeatMs: 60_000, clock, random: () => 0.5, ...options },
+            {
+                groups: [{ name: "fast", periodMs: 5000 }, { name: "slow", periodMs: slowPeriodMs }],
+                unidentified: "SUNSPEC_NOT_FOUND", heartbeatMs, clock, random: () => 0.5,
+            },
             {
                 onReading: (reading) => this.readings.push(reading),
                 onFault: (error) => this.faults.push(error),
@@ -78,7 +87,7 @@ class Bench {
 describe("polling a SunSpec unit", () => {
     let server: SunSpecServer;
     let bench: Bench;
-    const begin = async (options: Partial<PollOptions & { timeoutMs: number }> = {}, models: Models | undefined = MODELS) => {
+    const begin = async (options: Options = {}, models: Models | undefined = MODELS) => {
         if (models) put(server, 1, models);
         bench = new Bench(server, options);
         bench.start();

@@ -4,8 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
 import { parseReading, type ReadingMessage } from "../../dist/common/reading.js";
+import { summarise, type UnitSummary } from "../../dist/modbus/polled-units.js";
 import wlSimPlant from "../../dist/simulate/wl-sim-plant.js";
-import { summarise, type UnitSummary } from "../../dist/sunspec/source.js";
 import { coreNode, helper, root } from "../node-red.js";
 import { INVERTER, METER, named, put } from "./devices.js";
 import { type FlowNode, NodeRig, of, TYPES } from "./node-rig.js";
@@ -149,7 +149,7 @@ describe("wl-sunspec", () => {
 
 describe("the status of wl-sunspec", () => {
     const unit = (state: UnitSummary["state"], names: string[] = ["d"], overruns = 0): UnitSummary => ({
-        state, late: overruns > 0, overruns, reader: { devices: names.map((name) => ({ name })) },
+        state, late: overruns > 0, overruns, unit: { devices: names.map((name) => ({ name })) },
     });
 
     it("says in a few words how it is", () => {
@@ -166,7 +166,7 @@ describe("the status of wl-sunspec", () => {
             [[unit("ok", ["a", "b"])], { a: true, b: false }, "ok 2 devices"],
         ];
         for (const [units, resting, expected] of cases) {
-            const { kind, text } = summarise(units, new Map(Object.entries(resting)));
+            const { kind, text } = summarise(units, new Map(Object.entries(resting)), "searching");
             assert.equal(`${kind} ${text}`, expected);
             assert.ok(text.length <= 20, text);
         }
