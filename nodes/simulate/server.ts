@@ -1,13 +1,19 @@
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import type { Table } from "../modbus/transport.js";
+import { MBAP, type ServerFraming } from "./framing.js";
 
-/** The registers of one unit; holding and input registers are the same, as in most SunSpec devices. */
+/** The registers of one unit. */
 export interface RegisterBank {
     /** Wire address of the first register, 0-based. */
     base: number;
     /** Big-endian words. */
     words: Buffer;
+    /** The table that holds them; without it holding and input registers are the same, as in most SunSpec devices. */
+    table?: Table;
+    /** First and last address of what may be read; a read beside or across them is refused (exception 2). Without it all may. */
+    readable?: readonly (readonly [first: number, last: number])[];
     /** Takes a write of whole registers; false refuses it (exception 2), and nothing may have changed then. */
     write?(address: number, words: Buffer): boolean;
 }
@@ -26,6 +32,8 @@ export interface ServerOptions {
     /** The registers of a unit now; undefined where no such unit is. */
     bank: (unit: number) => RegisterBank | undefined;
     fault?: (unit: number) => WireFault | undefined;
+    /** MBAP, Modbus TCP, without it. */
+    framing?: ServerFraming;
     clock?: Pick<Clock, "after">;
 }
 
@@ -36,16 +44,13 @@ const ILLEGAL_VALUE = 3;
 /** What a gateway says of an absent unit: target device failed to respond. */
 const GATEWAY_NO_TARGET = 0x0b;
 
-/** Transaction id, protocol id, length, unit (Modbus Messaging on TCP/IP V1.0b §3.1.3). */
-const HEADER = 7;
-const MAX_PDU = 253;
 const MAX_CLIENTS = 64;
 /** Answers that may wait for the slow fault; more requests than that get none. */
 const MAX_DELAYED = 1000;
 
 /**
- * A Modbus TCP server for register banks: functions 3, 4, 6 and 16. It answers in the data event itself, so it is as fast as the
- * socket; only the `slow` fault uses a timer. A frame that breaks the protocol ends its connection, since nothing after it can
+ * A Modbus server on a TCP port for register banks: functions 3, 4, 6 and 16. It answers in the data event itself, so it is as
+ * fast as the socket; only the `slow` fault uses a timer. A frame that breaks the protocol ends its connection, since nothing after it can
  * be trusted.
  */
 export class ModbusTcpServer {
@@ -55,11 +60,15 @@ export class ModbusTcpServer {
     private readonly sockets = new Set<Socket>();
     private readonly delayed = new Set<() => void>();
     private readonly clock: Pick<Clock, "after">;
+    private readonly framing: ServerFraming;
 
     constructor(private readonly options: ServerOptions) {
         this.clock = options.clock ?? systemClock;
+        this.framing = options.framing ?? MBAP;
         this.server = createServer({ noDelay: true }, (socket) => this.accept(socket));
         this.server.maxConnections = MAX_CLIENTS;
+        // While it listens the only errors are failed accepts (no file handles left): the client sees them, we go on.
+        this.server.on("error", () => {});
     }
 
     /**
@@ -78,8 +87,6 @@ export class ModbusTcpServer {
             this.server.once("error", failed).once("close", closed);
             this.server.listen(port, host, () => {
                 this.server.off("error", failed).off("close", closed);
-                // After this the only errors are failed accepts (no file handles left): the client sees them, we go on.
-                this.server.on("error", () => {});
                 resolve((this.server.address() as AddressInfo).port);
             });
         });
@@ -116,14 +123,13 @@ export class ModbusTcpServer {
     private consume(socket: Socket, data: Buffer): Buffer | undefined {
         const answers: Buffer[] = [];
         let at = 0;
-        while (data.length - at >= HEADER) {
-            const length = data.readUInt16BE(at + 4);
-            if (data.readUInt16BE(at + 2) !== 0 || length < 2 || length > MAX_PDU + 1) {
+        while (at < data.length) {
+            const end = this.framing.end(data, at);
+            if (end === "more") break;
+            if (end === "broken") {
                 socket.destroy();
                 return undefined;
             }
-            const end = at + 6 + length;
-            if (end > data.length) break;
             const answer = this.respond(socket, data.subarray(at, end));
             if (socket.destroyed) return undefined;
             if (answer) answers.push(answer);
@@ -136,7 +142,9 @@ export class ModbusTcpServer {
     /** The answer to one frame, or undefined where none is due now. */
     private respond(socket: Socket, frame: Buffer): Buffer | undefined {
         this.count.requests++;
-        const unit = frame[6]!;
+        const { head, tail } = this.framing;
+        const unit = frame[head - 1]!;
+        const request = frame.subarray(head, frame.length - tail);
         const fault = this.options.fault?.(unit);
         switch (fault?.kind) {
             case "drop":
@@ -145,17 +153,27 @@ export class ModbusTcpServer {
                 socket.resetAndDestroy();
                 return undefined;
             case "exception":
-                return exception(frame, fault.code);
+                return this.seal(exception(request, fault.code), frame);
             case "slow":
-                this.later(fault.ms, socket, this.answer(unit, frame));
+                this.later(fault.ms, socket, this.seal(this.answer(unit, request), frame));
                 return undefined;
             default:
-                return this.answer(unit, frame);
+                return this.seal(this.answer(unit, request), frame);
         }
     }
 
-    private later(ms: number, socket: Socket, answer: Buffer): void {
-        if (this.delayed.size >= MAX_DELAYED) return;
+    private seal(pdu: Buffer | undefined, request: Buffer): Buffer | undefined {
+        if (!pdu) return undefined;
+        const { head, tail } = this.framing;
+        const answer = Buffer.allocUnsafe(head + pdu.length + tail);
+        answer[head - 1] = request[head - 1]!;
+        pdu.copy(answer, head);
+        this.framing.seal(answer, request);
+        return answer;
+    }
+
+    private later(ms: number, socket: Socket, answer: Buffer | undefined): void {
+        if (!answer || this.delayed.size >= MAX_DELAYED) return;
         const cancel = this.clock.after(ms, () => {
             this.delayed.delete(cancel);
             if (!socket.destroyed) socket.write(answer);
@@ -163,70 +181,59 @@ export class ModbusTcpServer {
         this.delayed.add(cancel);
     }
 
-    private answer(unit: number, frame: Buffer): Buffer {
+    /** The answer's PDU, or undefined for silence. */
+    private answer(unit: number, request: Buffer): Buffer | undefined {
         const bank = this.options.bank(unit);
-        if (!bank) return exception(frame, GATEWAY_NO_TARGET);
-        switch (frame[HEADER]) {
+        if (!bank) return this.framing.absent === "silence" ? undefined : exception(request, GATEWAY_NO_TARGET);
+        switch (request[0]) {
             case 3:
+                return read(bank, "holding", request);
             case 4:
-                return read(bank, frame);
+                return read(bank, "input", request);
             case 6:
-                return frame.length === HEADER + 5 ? this.write(bank, frame, 1, frame.subarray(10)) : exception(frame, ILLEGAL_VALUE);
+                return request.length === 5 ? this.write(bank, request, 1, request.subarray(3)) : exception(request, ILLEGAL_VALUE);
             case 16:
-                return this.writeMany(bank, frame);
+                return this.writeMany(bank, request);
             default:
-                return exception(frame, ILLEGAL_FUNCTION);
+                return exception(request, ILLEGAL_FUNCTION);
         }
     }
 
-    private writeMany(bank: RegisterBank, frame: Buffer): Buffer {
-        if (frame.length < HEADER + 6) return exception(frame, ILLEGAL_VALUE);
-        const quantity = frame.readUInt16BE(10);
-        const sane = quantity >= 1 && quantity <= 123 && frame[12] === 2 * quantity && frame.length === 13 + 2 * quantity;
-        return sane ? this.write(bank, frame, quantity, frame.subarray(13)) : exception(frame, ILLEGAL_VALUE);
+    private writeMany(bank: RegisterBank, request: Buffer): Buffer {
+        if (request.length < 6) return exception(request, ILLEGAL_VALUE);
+        const quantity = request.readUInt16BE(3);
+        const sane = quantity >= 1 && quantity <= 123 && request[5] === 2 * quantity && request.length === 6 + 2 * quantity;
+        return sane ? this.write(bank, request, quantity, request.subarray(6)) : exception(request, ILLEGAL_VALUE);
     }
 
-    /** Both write functions echo their first five PDU bytes. */
-    private write(bank: RegisterBank, frame: Buffer, quantity: number, words: Buffer): Buffer {
-        if (!bank.write?.(frame.readUInt16BE(8), words)) return exception(frame, ILLEGAL_ADDRESS);
+    /** Both write functions echo their first five bytes. */
+    private write(bank: RegisterBank, request: Buffer, quantity: number, words: Buffer): Buffer {
+        if (!bank.write?.(request.readUInt16BE(1), words)) return exception(request, ILLEGAL_ADDRESS);
         this.count.writes += quantity;
-        return reply(frame, Buffer.from(frame.subarray(HEADER, HEADER + 5)));
+        return request.subarray(0, 5);
     }
 }
 
-function read(bank: RegisterBank, frame: Buffer): Buffer {
-    if (frame.length !== HEADER + 5) return exception(frame, ILLEGAL_VALUE);
-    const quantity = frame.readUInt16BE(10);
-    if (quantity < 1 || quantity > 125) return exception(frame, ILLEGAL_VALUE);
-    const start = 2 * (frame.readUInt16BE(8) - bank.base);
+function read(bank: RegisterBank, table: Table, request: Buffer): Buffer {
+    if (request.length !== 5) return exception(request, ILLEGAL_VALUE);
+    const quantity = request.readUInt16BE(3);
+    if (quantity < 1 || quantity > 125) return exception(request, ILLEGAL_VALUE);
+    const address = request.readUInt16BE(1);
+    const start = 2 * (address - bank.base);
     const bytes = 2 * quantity;
-    if (start < 0 || start + bytes > bank.words.length) return exception(frame, ILLEGAL_ADDRESS);
-    const answer = Buffer.allocUnsafe(HEADER + 2 + bytes);
-    header(answer, frame);
-    answer[7] = frame[7]!;
-    answer[8] = bytes;
-    bank.words.copy(answer, 9, start, start + bytes);
+    const there = start >= 0 && start + bytes <= bank.words.length && (bank.table === undefined || bank.table === table);
+    if (!there || bank.readable?.some(([first, last]) => address >= first && address + quantity - 1 <= last) === false) {
+        return exception(request, ILLEGAL_ADDRESS);
+    }
+    const answer = Buffer.allocUnsafe(2 + bytes);
+    answer[0] = request[0]!;
+    answer[1] = bytes;
+    bank.words.copy(answer, 2, start, start + bytes);
     return answer;
 }
 
-function exception(frame: Buffer, code: number): Buffer {
-    return reply(frame, Buffer.from([frame[HEADER]! | 0x80, code]));
-}
-
-function reply(frame: Buffer, pdu: Buffer): Buffer {
-    const answer = Buffer.allocUnsafe(HEADER + pdu.length);
-    header(answer, frame);
-    pdu.copy(answer, HEADER);
-    return answer;
-}
-
-/** The request's own transaction id and unit come back. */
-function header(answer: Buffer, frame: Buffer): void {
-    answer[0] = frame[0]!;
-    answer[1] = frame[1]!;
-    answer.writeUInt16BE(0, 2);
-    answer.writeUInt16BE(answer.length - 6, 4);
-    answer[6] = frame[6]!;
+function exception(request: Buffer, code: number): Buffer {
+    return Buffer.of(request[0]! | 0x80, code);
 }
 
 function listenAdvice(error: Error, host: string, port: number): string {

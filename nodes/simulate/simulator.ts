@@ -2,19 +2,22 @@ import { DateTime } from "luxon";
 import { z } from "zod";
 import { Backoff } from "../common/backoff.js";
 import { systemClock, type Clock } from "../common/clock.js";
-import { errorCode, toError } from "../common/errors.js";
+import { toError } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
 import type { StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { buildImage, DEVICES, type Image, type InverterControls, type SimulatedDevice, SUNSPEC_BASE } from "./devices.js";
 import { ActiveFaults, type Fault, parseFault } from "./faults.js";
 import { initialState, lateMorning, Plant, type PlantConfig, type PlantState } from "./plant.js";
+import { MBAP, RTU } from "./framing.js";
 import { ModbusTcpServer, type RegisterBank } from "./server.js";
 import { sunPosition } from "./solar.js";
 
 export interface SimulatorConfig extends PlantConfig {
     host: string;
     port: number;
+    /** Serves the same devices in RTU framing too; 0 takes any free port. */
+    rtuPort?: number;
     /** Plant seconds a real second. */
     speed: number;
     /** `real`: the plant's clock starts at the real time. `daytime`: in the late morning, unless it still is light there. */
@@ -68,7 +71,8 @@ const CONTROLS = ["WMaxLimPct", "WMaxLimPct_WinTms", "WMaxLimPct_RvrtTms", "WMax
  */
 export class PlantSimulator {
     private readonly plant: Plant;
-    private readonly server: ModbusTcpServer;
+    /** Modbus TCP, then RTU over TCP where it is asked for. */
+    private readonly servers: ModbusTcpServer[];
     private readonly faults = new ActiveFaults();
     private readonly images = new Map<number, Image & RegisterBank>();
     private readonly controls: { values: InverterControls; revertIn: number }[];
@@ -88,27 +92,34 @@ export class PlantSimulator {
         this.plant = new Plant(config, this.restore());
         this.controls = this.plant.sample.inverters.map(() => ({ values: noControls(), revertIn: 0 }));
         this.rebuild();
-        const { host, port } = config;
-        this.server = new ModbusTcpServer({
-            host,
-            port,
-            clock,
-            bank: (unit) => this.images.get(unit),
-            fault: (unit) => this.faults.wire(unit),
-        });
+        const { host, port, rtuPort } = config;
+        const serve = (at: number, framing: typeof MBAP) =>
+            new ModbusTcpServer({
+                host,
+                port: at,
+                framing,
+                clock,
+                bank: (unit) => this.images.get(unit),
+                fault: (unit) => this.faults.wire(unit),
+            });
+        this.servers = [serve(port, MBAP), ...(rtuPort === undefined ? [] : [serve(rtuPort, RTU)])];
     }
 
-    /** Requests and written registers that the server has seen. */
+    /** Requests and written registers that the servers have seen. */
     get count(): Readonly<ModbusTcpServer["count"]> {
-        return this.server.count;
+        const sum = (key: keyof ModbusTcpServer["count"]) => this.servers.reduce((total, { count }) => total + count[key], 0);
+        return { requests: sum("requests"), writes: sum("writes") };
     }
+
+    /** The ports it listens on, Modbus TCP first; empty while it does not. */
+    ports: readonly number[] = [];
 
     /** Listens, tries again while it cannot, then lets the plant run; rejects when aborted. */
     async run(signal: AbortSignal): Promise<void> {
-        const port = await this.listen(signal);
+        this.ports = await this.listen(signal);
         let due = this.clock.monotonic();
         for (;;) {
-            this.showStatus(port);
+            this.showStatus();
             // Steps missed while the machine was stopped are not caught up in a burst.
             due = Math.max(due + TICK_MS, this.clock.monotonic());
             await this.clock.sleep(Math.max(0, due - this.clock.monotonic()), signal);
@@ -129,34 +140,42 @@ export class PlantSimulator {
     }
 
     async close(removed: boolean): Promise<void> {
-        await this.server.close();
+        await this.hangUp();
         if (removed) this.store.remove();
         else this.save();
     }
 
-    private async listen(signal: AbortSignal): Promise<number> {
+    private async hangUp(): Promise<void> {
+        await Promise.all(this.servers.map((server) => server.close()));
+    }
+
+    /** All or nothing: a plant that only some can reach would go unnoticed. */
+    private async listen(signal: AbortSignal): Promise<number[]> {
         const backoff = new Backoff({ base: 1000, cap: 15_000 });
         for (;;) {
             try {
-                const port = await this.server.listen();
+                const ports: number[] = [];
+                for (const server of this.servers) ports.push(await server.listen());
                 // Closed meanwhile: a server that was not listening yet could not be.
-                if (signal.aborted) await this.server.close();
-                return port;
+                if (signal.aborted) await this.hangUp();
+                return ports;
             } catch (error) {
+                await this.hangUp();
                 signal.throwIfAborted();
                 // Once: the status stays red, and the log is not filled.
                 if (backoff.count === 0) this.events.onError(toError(error));
-                const taken = errorCode((error as Error).cause) === "EADDRINUSE";
-                this.events.onStatus("error", taken ? `port ${this.config.port} taken` : "cannot listen");
+                const taken = /^Port (\d+) .* is taken/.exec((error as Error).message)?.[1];
+                this.events.onStatus("error", taken ? `port ${taken} taken` : "cannot listen");
                 await this.clock.sleep(backoff.next(), signal);
             }
         }
     }
 
-    private showStatus(port: number): void {
+    private showStatus(): void {
         const fault = this.faults.describe();
+        const clients = this.servers.reduce((total, server) => total + server.clients, 0);
         if (fault) this.events.onStatus("warn", fault);
-        else this.events.onStatus("ok", `:${port}, clients ${this.server.clients}`);
+        else this.events.onStatus("ok", `:${this.ports[0]}, clients ${clients}`);
     }
 
     /** One second of the plant. */

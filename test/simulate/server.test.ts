@@ -59,6 +59,20 @@ describe("ModbusTcpServer", () => {
         assert.equal(server.count.writes, 0);
     });
 
+    it("keeps to one table and to what may be read, where the bank has such", async () => {
+        const readable = [[BASE, BASE + 9], [BASE + 20, BASE + 29]] as const;
+        const { port } = await serve({ bank: () => ({ base: BASE, words: counting(200), table: "input", readable }) });
+        const peer = await client(port);
+        const cases: [code: number, address: number, quantity: number, right: boolean][] = [
+            [4, BASE, 10, true], [4, BASE + 20, 10, true], [4, BASE + 29, 1, true],
+            [3, BASE, 10, false], [4, BASE, 11, false], [4, BASE + 10, 1, false], [4, BASE + 5, 20, false], [4, BASE + 29, 2, false],
+        ];
+        for (const [code, address, quantity, right] of cases) {
+            const answer = await peer.ask(frame(1, [code, ...u16(address), ...u16(quantity)]));
+            assert.equal(answer.subarray(7, 9).toString("hex"), (right ? [code, 2 * quantity] : [code | 0x80, 2]).map((byte) => byte.toString(16).padStart(2, "0")).join(""));
+        }
+    });
+
     it("takes writes where the bank allows them, and counts registers", async () => {
         const { port, server } = await serve();
         const peer = await client(port);

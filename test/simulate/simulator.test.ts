@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
+import { connect, createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import path from "node:path";
 import fc from "fast-check";
@@ -456,7 +456,6 @@ describe("PlantSimulator", () => {
 
     describe("power limit", () => {
         const write = async (bench: Bench, unit: number, address: number, ...words: number[]): Promise<string> => {
-            const { connect } = await import("node:net");
             const socket = connect(bench.port, "127.0.0.1");
             const pdu = Buffer.alloc(6 + 2 * words.length);
             pdu.writeUInt8(16, 0);
@@ -527,6 +526,34 @@ describe("PlantSimulator", () => {
         bench.clock.advance(20_000);
         await started;
         assert.equal((await bench.read(1, 40_000, 2)).toString(), "SunS");
+    });
+
+    it("serves RTU over TCP beside Modbus TCP, both or none", async () => {
+        const other = createServer().listen(0, "127.0.0.1");
+        await once(other, "listening");
+        const { port: rtuPort } = other.address() as AddressInfo;
+        const bench = new Bench({ rtuPort });
+        open.push(bench);
+        const started = bench.start();
+        await bench.shows(/^error/);
+        assert.equal(bench.status.at(-1), `error port ${rtuPort} taken`);
+        assert.deepEqual(bench.simulator.ports, []);
+        await new Promise((resolve) => other.close(resolve));
+        while (bench.clock.waiting === 0) await new Promise((resolve) => setImmediate(resolve));
+        bench.clock.advance(20_000);
+        await started;
+        assert.deepEqual(bench.simulator.ports, [bench.port, rtuPort]);
+        const socket = connect(rtuPort, "127.0.0.1");
+        try {
+            // Unit 1, holding registers 40000 and 40001.
+            socket.write(Buffer.from("01039c400002eb8f", "hex"));
+            const [answer] = (await once(socket, "data")) as [Buffer];
+            assert.equal(answer.toString("hex"), "01030453756e5396f0");
+            assert.equal((await bench.read(1, 40_000, 2)).toString(), "SunS");
+            assert.equal(bench.simulator.count.requests, 2);
+        } finally {
+            socket.destroy();
+        }
     });
 
     it("says once that its state cannot be saved", async () => {

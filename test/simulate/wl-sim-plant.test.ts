@@ -113,11 +113,11 @@ describe("wl-sim-plant", () => {
     });
 
     it("says what is wrong with its settings", async () => {
-        await load({ port: "70000", speed: "fast", fault: "blue" });
+        await load({ port: "70000", rtuPort: "1.5", speed: "fast", fault: "blue" });
         const { error } = (await next("caught")) as { error: { message: string; code: string } };
         assert.deepEqual(await shows(/./), { fill: "red", shape: "ring", text: "check settings" });
         assert.equal(error.code, "CONFIG_INVALID");
-        for (const field of ["port", "speed", "fault"]) assert.match(error.message, new RegExp(`${field} must be`));
+        for (const field of ["port", "rtuPort", "speed", "fault"]) assert.match(error.message, new RegExp(`${field} must be`));
         await unload();
         await load({ site: "" });
         assert.equal((await shows(/./)).text, "choose a site");
@@ -129,7 +129,7 @@ describe("wl-sim-plant", () => {
     it("survives any settings", async () => {
         const field = fc.oneof(fc.string(), fc.integer(), fc.constantFrom(null, true, "${NOT_SET}", [], [1], {}, { type: "num" }));
         await fc.assert(
-            fc.asyncProperty(fc.record({ speed: field, seed: field, timeOfDay: field, fault: field, host: field }), async (def) => {
+            fc.asyncProperty(fc.record({ rtuPort: field, speed: field, seed: field, timeOfDay: field, fault: field, host: field }), async (def) => {
                 try {
                     await load({ ...def, port: "-1" });
                 } finally {
