@@ -2,8 +2,17 @@ import { Backoff } from "../common/backoff.js";
 import { type Clock, systemClock } from "../common/clock.js";
 import { toError } from "../common/errors.js";
 import type { StatusKind } from "../common/status.js";
-import { describe, impossible } from "./pdu.js";
-import { type ExchangeOptions, ModbusError, type ModbusReader, type ReadRequest, type Transport } from "./transport.js";
+import { describe, impossible, impossibleWrite, isWrite } from "./pdu.js";
+import {
+    type ExchangeOptions,
+    ModbusError,
+    type ModbusReader,
+    type ModbusRequest,
+    type ModbusWriter,
+    type ReadRequest,
+    type Transport,
+    type WriteRequest,
+} from "./transport.js";
 
 /** How one user of a link wants it used; pauses of several users are not mixed, the longest holds for all. */
 export interface LinkSettings extends ExchangeOptions {
@@ -42,7 +51,19 @@ export interface LinkListener {
     onBack?(): void;
 }
 
+/** What a link runs over, for estimates of its speed. */
+export interface LinkLine {
+    /** Modbus TCP, RTU frames over TCP, Modbus over UDP, RTU on a serial port. */
+    transport: "tcp" | "rtutcp" | "udp" | "rtu";
+    /** Of a serial port, bit/s. */
+    baud?: number;
+    /** Of a serial port: start, data, parity and stop bits together. */
+    bitsPerCharacter?: number;
+}
+
 export interface LinkOptions {
+    /** Modbus TCP unless told otherwise. */
+    line?: LinkLine;
     /** A new connection; `onLost` is told when it ends by itself. */
     createTransport: (onLost: (error: ModbusError) => void) => Transport;
     clock?: Clock;
@@ -66,8 +87,23 @@ const DEAD_AFTER_TIMEOUTS = 3;
 /** A unit that answered within this time, and not failed since, speaks against a dead connection, ms. */
 const GOOD_STANDING_MS = 120_000;
 
+/** Who goes first: writes, then reads, then a slow group's reads. */
+const WRITE = 0;
+const READ = 1;
+const BACKGROUND = 2;
+/** One request goes ahead of its lane after so many that were preferred to it, so that none waits for good. */
+const MOST_PREFERRED = 8;
+
+interface Lane {
+    /** Units with jobs waiting in this lane, next in turn first. */
+    turns: Unit[];
+    /** Requests that were preferred to this lane since its last turn. */
+    preferred: number;
+}
+
 interface Job {
-    request: ReadRequest;
+    request: ModbusRequest;
+    lane: number;
     settings: LinkSettings;
     /** On the monotonic clock: nothing is sent after it. */
     expires: number;
@@ -77,8 +113,9 @@ interface Job {
 }
 
 class Unit {
-    queue: Job[] = [];
-    /** Reads waiting or on the wire. */
+    /** Waiting, by lane. */
+    readonly queues: Job[][] = [[], [], []];
+    /** Requests waiting or on the wire. */
     busy = 0;
     /** Failures since the last answer. */
     failures = 0;
@@ -90,16 +127,16 @@ class Unit {
 }
 
 /**
- * The one connection to an endpoint, shared by all its users: one request on the wire, units in turn, first come first served
- * within a unit. Connected while it has users; lost connections are made again with a jittered backoff. Every read settles.
+ * The one connection to an endpoint, shared by all its users: one request on the wire; writes, then reads, then slow groups;
+ * within these, units in turn, and within a unit first come first served. Connected while it has users; lost connections are made
+ * again with a jittered backoff. Every request settles, and none is sent twice.
  */
 export class ModbusLink {
     private readonly clock: Clock;
     private readonly backoff: Backoff;
     private readonly members = new Set<LinkMember>();
     private readonly units = new Map<number, Unit>();
-    /** Units with waiting reads, next in turn first. */
-    private readonly turns: Unit[] = [];
+    private readonly lanes: Lane[] = [WRITE, READ, BACKGROUND].map(() => ({ turns: [], preferred: 0 }));
     private waiting = 0;
     private inFlight: Job | undefined;
     private transport: Transport | undefined;
@@ -123,6 +160,10 @@ export class ModbusLink {
         return this.current;
     }
 
+    get line(): LinkLine {
+        return this.options.line ?? { transport: "tcp" };
+    }
+
     /** Adds a user. The first one connects; one that comes during an outage has it tried at once. */
     join(settings: LinkSettings, listener: LinkListener = {}): LinkMember {
         const member = new LinkMember(this, settings, listener);
@@ -143,13 +184,24 @@ export class ModbusLink {
     }
 
     read(request: ReadRequest, member: LinkMember): Promise<Buffer> {
+        const fault = impossible(request, member.maxRegisters);
+        return fault ? Promise.reject(fault) : this.ask(request, request.background ? BACKGROUND : READ, member);
+    }
+
+    async write(request: WriteRequest, member: LinkMember): Promise<void> {
+        const fault = impossibleWrite(request);
+        if (fault) throw fault;
+        await this.ask(request, WRITE, member);
+    }
+
+    private ask(request: ModbusRequest, lane: number, member: LinkMember): Promise<Buffer> {
         const { settings } = member;
         const refusal = this.refuse(request, member);
         if (refusal) return Promise.reject(refusal);
         return new Promise((resolve, reject) => {
             const { maxWaitMs = 10_000 } = this.options;
             const expires = this.clock.monotonic() + maxWaitMs + this.longest("connectPauseMs");
-            const job: Job = { request, settings, expires, resolve, reject, onAbort: undefined };
+            const job: Job = { request, lane, settings, expires, resolve, reject, onAbort: undefined };
             if (request.signal) {
                 job.onAbort = () => this.abort(job);
                 request.signal.addEventListener("abort", job.onAbort);
@@ -158,9 +210,7 @@ export class ModbusLink {
         });
     }
 
-    private refuse(request: ReadRequest, member: LinkMember): ModbusError | undefined {
-        const fault = impossible(request, member.maxRegisters);
-        if (fault) return fault;
+    private refuse(request: ModbusRequest, member: LinkMember): ModbusError | undefined {
         if (request.signal?.aborted) return aborted(request);
         if (!this.members.has(member)) return new ModbusError("MODBUS_CLOSED", "The Modbus link is closed.");
         if (this.current.name === "down") return this.current.error;
@@ -170,7 +220,7 @@ export class ModbusLink {
             if (wait > 0 || unit.busy > 0) return this.leftAlone(request.unit, wait);
         }
         const { maxQueue = 1_000 } = this.options;
-        return this.waiting < maxQueue ? undefined : overload(`${maxQueue} reads are waiting`);
+        return this.waiting < maxQueue ? undefined : overload(`${maxQueue} requests are waiting`);
     }
 
     private leftAlone(unit: number, waitMs: number): ModbusError {
@@ -181,7 +231,7 @@ export class ModbusLink {
     private enqueue(job: Job): void {
         let unit = this.units.get(job.request.unit);
         if (!unit) this.units.set(job.request.unit, (unit = new Unit()));
-        if (unit.queue.push(job) === 1) this.turns.push(unit);
+        if (this.queueOf(unit, job).push(job) === 1) this.laneOf(job).turns.push(unit);
         unit.busy++;
         this.waiting++;
         if (this.current.name === "idle") this.connect();
@@ -189,13 +239,12 @@ export class ModbusLink {
         if (this.waiting > 0) this.cancelSweep ??= this.clock.after(job.expires - this.clock.monotonic(), () => this.sweep());
     }
 
-    /** Sends the next read when the wire is free and the pause is over. */
+    /** Sends the next request when the wire is free and the pause is over. */
     private pump(): void {
         const { transport } = this;
         if (this.current.name !== "up" || !transport || this.inFlight || this.cancelPump) return;
         this.cancelIdle?.();
-        const unit = this.turns[0];
-        if (!unit) {
+        if (this.waiting === 0) {
             this.rest();
             return;
         }
@@ -207,15 +256,33 @@ export class ModbusLink {
             });
             return;
         }
-        this.turns.shift();
-        const job = unit.queue.shift() as Job;
-        if (unit.queue.length > 0) this.turns.push(unit);
+        const { job, unit } = this.next();
         this.waiting--;
         this.inFlight = job;
         transport.exchange(job.request, job.settings).then(
             (data) => this.finish(job, unit, data),
             (error: unknown) => this.finish(job, unit, asModbusError(error)),
         );
+    }
+
+    /** Takes out the job whose turn it is; there must be one. */
+    private next(): { job: Job; unit: Unit } {
+        const waiting = this.lanes.filter(({ turns }) => turns.length > 0);
+        const lane = (waiting.findLast(({ preferred }) => preferred >= MOST_PREFERRED) ?? waiting[0]) as Lane;
+        for (const other of waiting) other.preferred = other === lane ? 0 : other.preferred + 1;
+        const unit = lane.turns.shift() as Unit;
+        const queue = unit.queues[this.lanes.indexOf(lane)] as Job[];
+        const job = queue.shift() as Job;
+        if (queue.length > 0) lane.turns.push(unit);
+        return { job, unit };
+    }
+
+    private laneOf({ lane }: Job): Lane {
+        return this.lanes[lane] as Lane;
+    }
+
+    private queueOf(unit: Unit, { lane }: Job): Job[] {
+        return unit.queues[lane] as Job[];
     }
 
     /** Nothing to do: no sweep is needed, and the connection may be given back. */
@@ -238,7 +305,7 @@ export class ModbusLink {
         if (outcome instanceof ModbusError) {
             if (outcome.code === "MODBUS_EXCEPTION") this.answered(unit, now);
             if (outcome.unitOffline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, outcome, now);
-            this.settle(job, outcome);
+            this.settle(job, isWrite(job.request) ? uncertain(job.request, outcome) : outcome);
             // A discovery asks many silent units in a row.
             if (outcome.code === "MODBUS_TIMEOUT" && !job.request.probe) this.timedOut(outcome, now);
         } else {
@@ -265,7 +332,7 @@ export class ModbusLink {
         unit.broken = error.code === "MODBUS_FRAME";
         const wait = Math.min(MAX_BACKOFF_MS, BACKOFF_STEP_MS * unit.failures);
         unit.retryAt = now + wait;
-        for (const other of unit.queue.filter((waiting) => !waiting.request.probe)) {
+        for (const other of unit.queues.flat().filter((waiting) => !waiting.request.probe)) {
             this.withdraw(other);
             this.settle(other, this.leftAlone(job.request.unit, wait));
         }
@@ -337,12 +404,16 @@ export class ModbusLink {
         if (transport) this.lastClose = transport.close();
     }
 
-    /** Rejects what waited too long; a read on the wire has its own deadline. */
+    private queued(): Job[] {
+        return this.lanes.flatMap(({ turns }, lane) => turns.flatMap((unit) => unit.queues[lane] as Job[]));
+    }
+
+    /** Rejects what waited too long; a request on the wire has its own deadline. */
     private sweep(): void {
         this.cancelSweep = undefined;
         const now = this.clock.monotonic();
         let next = Infinity;
-        for (const job of this.turns.flatMap((unit) => unit.queue)) {
+        for (const job of this.queued()) {
             if (job.expires <= now) {
                 this.withdraw(job);
                 this.settle(job, overload("its turn did not come in time"));
@@ -356,7 +427,7 @@ export class ModbusLink {
     private rejectWaiting(error: ModbusError): void {
         this.cancelSweep?.();
         this.cancelSweep = undefined;
-        for (const job of this.turns.flatMap((unit) => unit.queue)) {
+        for (const job of this.queued()) {
             this.withdraw(job);
             this.settle(job, error);
         }
@@ -364,15 +435,19 @@ export class ModbusLink {
 
     /** The caller hears at once; a request on the wire still occupies it until it is answered or timed out. */
     private abort(job: Job): void {
-        if (job !== this.inFlight) this.withdraw(job);
-        this.settle(job, aborted(job.request));
+        const { request } = job;
+        const isSent = job === this.inFlight;
+        if (!isSent) this.withdraw(job);
+        this.settle(job, isSent && isWrite(request) ? uncertain(request, aborted(request)) : aborted(request));
     }
 
-    /** Takes a waiting read out of its queue. */
+    /** Takes a waiting request out of its queue. */
     private withdraw(job: Job): void {
         const unit = this.units.get(job.request.unit) as Unit;
-        unit.queue.splice(unit.queue.indexOf(job), 1);
-        if (unit.queue.length === 0) this.turns.splice(this.turns.indexOf(unit), 1);
+        const queue = this.queueOf(unit, job);
+        const { turns } = this.laneOf(job);
+        queue.splice(queue.indexOf(job), 1);
+        if (queue.length === 0) turns.splice(turns.indexOf(unit), 1);
         unit.busy--;
         this.waiting--;
     }
@@ -410,7 +485,7 @@ const CONNECTING: LinkState = { name: "connecting", kind: "busy", text: "connect
 const UP: LinkState = { name: "up", kind: "ok", text: "connected" };
 
 /** One user's place at a link. */
-export class LinkMember implements ModbusReader {
+export class LinkMember implements ModbusReader, ModbusWriter {
     private toldLost = false;
 
     constructor(
@@ -427,8 +502,17 @@ export class LinkMember implements ModbusReader {
         return this.link.state;
     }
 
+    /** What the link runs over. */
+    get line(): LinkLine {
+        return this.link.line;
+    }
+
     read(request: ReadRequest): Promise<Buffer> {
         return this.link.read(request, this);
+    }
+
+    write(request: WriteRequest): Promise<void> {
+        return this.link.write(request, this);
     }
 
     leave(): Promise<void> {
@@ -452,8 +536,24 @@ export class LinkMember implements ModbusReader {
     }
 }
 
-function aborted(request: ReadRequest): ModbusError {
-    return new ModbusError("MODBUS_ABORTED", `The read of unit ${request.unit}, ${describe(request)}, was given up.`);
+function aborted(request: ModbusRequest): ModbusError {
+    return new ModbusError("MODBUS_ABORTED", `The request to unit ${request.unit}, ${describe(request)}, was given up.`);
+}
+
+/**
+ * The exceptions that say for certain that nothing was written: refused (1, 2, 3), busy (6), no path to the unit (0x0A). A device
+ * that failed while it wrote (4), goes on writing (5), or did not answer its gateway (0x0B) may have done it.
+ */
+const NOT_WRITTEN = new Set([1, 2, 3, 6, 0x0a]);
+
+/** What a write that was sent ended with, for the one who asked for it. */
+function uncertain(request: WriteRequest, error: ModbusError): ModbusError {
+    if (NOT_WRITTEN.has(error.exception ?? 0)) return error;
+    const what = `Nobody knows whether ${describe(request)} on unit ${request.unit} was done: read it back before writing again.`;
+    return new ModbusError("MODBUS_OUTCOME_UNKNOWN", `${what} ${error.message}`, {
+        cause: error,
+        ...(error.exception !== undefined && { exception: error.exception }),
+    });
 }
 
 function overload(why: string): ModbusError {

@@ -1,5 +1,5 @@
-import { parseReadAnswer, READ_PDU_LENGTH, writeRead } from "./pdu.js";
-import { type Framing, ModbusError, type ReadRequest } from "./transport.js";
+import { parseAnswer, pduLength, writePdu } from "./pdu.js";
+import { type Framing, ModbusError, type ModbusRequest } from "./transport.js";
 
 /** Transaction, protocol, length, unit (Modbus Messaging on TCP/IP Implementation Guide V1.0b §3.1.3). */
 const HEADER_LENGTH = 7;
@@ -17,23 +17,25 @@ const NOTHING = Buffer.alloc(0);
  * Answers to transactions that were given up, and repeated answers, are dropped.
  */
 export class MbapFraming implements Framing {
+    readonly resyncs: boolean = false;
     private transaction = 0;
     private sent = 0;
-    private awaited: ReadRequest | undefined;
+    private awaited: ModbusRequest | undefined;
     private checkUnit = true;
     private rest: Buffer = NOTHING;
 
-    encode(request: ReadRequest, checkUnit: boolean): Buffer {
+    encode(request: ModbusRequest, checkUnit: boolean): Buffer {
         this.transaction = (this.transaction + 1) & 0xffff;
         this.sent++;
         this.awaited = request;
         this.checkUnit = checkUnit;
-        const frame = Buffer.allocUnsafe(HEADER_LENGTH + READ_PDU_LENGTH);
+        const length = pduLength(request);
+        const frame = Buffer.allocUnsafe(HEADER_LENGTH + length);
         frame.writeUInt16BE(this.transaction, 0);
         frame.writeUInt16BE(0, 2);
-        frame.writeUInt16BE(1 + READ_PDU_LENGTH, 4);
+        frame.writeUInt16BE(1 + length, 4);
         frame[PREFIX_LENGTH] = request.unit;
-        writeRead(frame, HEADER_LENGTH, request);
+        writePdu(frame, HEADER_LENGTH, request);
         return frame;
     }
 
@@ -42,11 +44,7 @@ export class MbapFraming implements Framing {
         let answer: Buffer | ModbusError | undefined;
         let at = 0;
         while (data.length - at >= PREFIX_LENGTH) {
-            const protocol = data.readUInt16BE(at + 2);
-            if (protocol !== 0) throw broken(`protocol id ${protocol} instead of 0`);
-            const length = data.readUInt16BE(at + 4);
-            if (length < MIN_LENGTH || length > MAX_LENGTH) throw broken(`a frame length of ${length}`);
-            const end = at + PREFIX_LENGTH + length;
+            const end = endOf(data, at);
             if (end > data.length) break;
             answer = this.take(data, at, end) ?? answer;
             at = end;
@@ -60,7 +58,7 @@ export class MbapFraming implements Framing {
         return this.rest.length === 0 ? undefined : broken(`it stopped after ${this.rest.length} bytes`);
     }
 
-    private take(data: Buffer, at: number, end: number): Buffer | ModbusError | undefined {
+    protected take(data: Buffer, at: number, end: number): Buffer | ModbusError | undefined {
         const transaction = data.readUInt16BE(at);
         const behind = (this.transaction - transaction) & 0xffff;
         const request = this.awaited;
@@ -73,8 +71,32 @@ export class MbapFraming implements Framing {
             throw broken(`unit ${unit} instead of ${request.unit}; if the gateway always does so, switch off the check of unit ids`);
         }
         this.awaited = undefined;
-        return parseReadAnswer(data, at + HEADER_LENGTH, end, request);
+        return parseAnswer(data, at + HEADER_LENGTH, end, request);
     }
+}
+
+/**
+ * Modbus in UDP datagrams, each exactly one frame with the header of Modbus TCP. Nothing gets out of step, so a wrong datagram
+ * costs the request that waits and no more. Late and repeated datagrams are known by their transaction and dropped.
+ */
+export class DatagramFraming extends MbapFraming {
+    override readonly resyncs = true;
+
+    override receive(datagram: Buffer): Buffer | ModbusError | undefined {
+        if (datagram.length < PREFIX_LENGTH) throw broken(`a datagram of ${datagram.length} bytes`);
+        const end = endOf(datagram, 0);
+        if (end !== datagram.length) throw broken(`a frame of ${end} bytes in a datagram of ${datagram.length}`);
+        return this.take(datagram, 0, end);
+    }
+}
+
+/** Where the frame at `at` ends. */
+function endOf(data: Buffer, at: number): number {
+    const protocol = data.readUInt16BE(at + 2);
+    if (protocol !== 0) throw broken(`protocol id ${protocol} instead of 0`);
+    const length = data.readUInt16BE(at + 4);
+    if (length < MIN_LENGTH || length > MAX_LENGTH) throw broken(`a frame length of ${length}`);
+    return at + PREFIX_LENGTH + length;
 }
 
 function broken(what: string): ModbusError {

@@ -3,18 +3,35 @@ import { WattError } from "../common/errors.js";
 /** Modbus data tables (Modbus Application Protocol V1.1b3 §4.3): function codes 1, 2, 4 and 3 read them. */
 export type Table = "coil" | "discrete" | "input" | "holding";
 
-export interface ReadRequest {
+interface AnyRequest {
     /** Unit identifier, 0..255. */
     unit: number;
-    table: Table;
     /** 0-based wire address, 0..65535. */
     address: number;
-    /** Registers 1..125, or bits 1..2000 (V1.1b3 §6.1-6.4). */
-    quantity: number;
     /** Sent although the unit is being left alone after failures: for discovery, and for a person who asks. */
     probe?: boolean;
     signal?: AbortSignal;
 }
+
+export interface ReadRequest extends AnyRequest {
+    table: Table;
+    /** Registers 1..125, or bits 1..2000 (V1.1b3 §6.1-6.4). */
+    quantity: number;
+    /** A slow group's read: the link sends ordinary reads first, yet never lets it wait for good. */
+    background?: boolean;
+}
+
+export interface WriteRequest extends AnyRequest {
+    table: "coil" | "holding";
+    /** Unit 1..255: 0 would reach every device of a serial line, and none answers. */
+    unit: number;
+    /** 1..123 registers of 0..65535, or 1..1968 coils of 0 and 1 (V1.1b3 §6.11, §6.12). */
+    values: readonly number[];
+    /** A single value goes by function 5 or 6, unless the device wants 15 or 16 for it too. */
+    multiple?: boolean;
+}
+
+export type ModbusRequest = ReadRequest | WriteRequest;
 
 /** What a poller or a discovery needs of a link: reads, one at a time, in the order asked. */
 export interface ModbusReader {
@@ -28,11 +45,22 @@ export interface ModbusReader {
     read(request: ReadRequest): Promise<Buffer>;
 }
 
+/** What control needs of a link. Writes go before all reads that wait. */
+export interface ModbusWriter {
+    /**
+     * Resolves once the device has confirmed exactly this write. Sent at most once: whether to repeat it is the caller's to say.
+     * @throws ModbusError MODBUS_OUTCOME_UNKNOWN when it was sent and not answered: read it back. Every other error means that
+     * the device did not take it.
+     */
+    write(request: WriteRequest): Promise<void>;
+}
+
 /**
  * `MODBUS_TIMEOUT` no answer in time · `MODBUS_EXCEPTION` the device answered with an exception · `MODBUS_FRAME` the answer
  * breaks the protocol · `MODBUS_CLOSED` the connection was lost or never made · `MODBUS_BACKOFF` the unit is left alone for
  * now after failures, nothing was sent · `MODBUS_OVERLOAD` the link has more to do than it can, nothing was sent ·
- * `MODBUS_REQUEST` the request itself is impossible · `MODBUS_ABORTED` given up by the caller.
+ * `MODBUS_REQUEST` the request itself is impossible · `MODBUS_ABORTED` given up by the caller · `MODBUS_OUTCOME_UNKNOWN` a write
+ * may or may not have been done; `cause` tells what went wrong.
  */
 export type ModbusErrorCode =
     | "MODBUS_TIMEOUT"
@@ -42,7 +70,8 @@ export type ModbusErrorCode =
     | "MODBUS_BACKOFF"
     | "MODBUS_OVERLOAD"
     | "MODBUS_REQUEST"
-    | "MODBUS_ABORTED";
+    | "MODBUS_ABORTED"
+    | "MODBUS_OUTCOME_UNKNOWN";
 
 export class ModbusError extends WattError {
     override readonly name = "ModbusError";
@@ -73,28 +102,31 @@ export interface Transport {
     /** Connects; settles within `timeoutMs`. @throws ModbusError MODBUS_CLOSED that says why not. */
     open(timeoutMs: number): Promise<void>;
     /**
-     * Sends a request and resolves with its data bytes. One at a time: the caller waits until the last one has settled.
-     * @throws ModbusError MODBUS_EXCEPTION and MODBUS_TIMEOUT leave the connection usable; after MODBUS_FRAME and
-     * MODBUS_CLOSED it is gone, and the loss is also reported on its own.
+     * Sends a request and resolves with its data bytes; with none for a write, once it is confirmed. One at a time: the caller
+     * waits until the last one has settled.
+     * @throws ModbusError Always settles. After MODBUS_CLOSED, and with a framing that cannot resync after MODBUS_FRAME, the
+     * connection is gone, and the loss is also reported on its own; after other errors it can be used on.
      */
-    exchange(request: ReadRequest, options: ExchangeOptions): Promise<Buffer>;
+    exchange(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer>;
     /** Ends at once: what is pending rejects with MODBUS_CLOSED. Resolves when the peer can take the next connection. */
     close(): Promise<void>;
 }
 
 /** Turns requests into the bytes of one connection, and its bytes into answers. Holds what is left over between two chunks. */
 export interface Framing {
+    /** After a broken frame it finds the next one by itself; where it cannot, the connection must end. */
+    readonly resyncs: boolean;
     /** The bytes to send. From now on its answer is looked for. */
-    encode(request: ReadRequest, checkUnit: boolean): Buffer;
+    encode(request: ModbusRequest, checkUnit: boolean): Buffer;
     /**
      * Takes bytes in whatever pieces they come.
      * @returns The data bytes of the awaited answer, the device's refusal (MODBUS_EXCEPTION), or undefined: not there yet.
-     * @throws ModbusError MODBUS_FRAME when the protocol is broken: nothing that follows can be trusted.
+     * @throws ModbusError MODBUS_FRAME when the protocol is broken: nothing that was received can be trusted.
      */
     receive(chunk: Buffer): Buffer | ModbusError | undefined;
     /**
      * The answer is no longer awaited: it is dropped if it still comes.
-     * @returns MODBUS_FRAME when a frame has begun and not ended: where the next one begins is then uncertain.
+     * @returns MODBUS_FRAME when something came, but no whole answer.
      */
     abandon(): ModbusError | undefined;
 }
