@@ -5,7 +5,7 @@ const READ_FUNCTION: Record<Table, number> = { coil: 1, discrete: 2, holding: 3,
 
 /** Most registers and bits of one read (V1.1b3 §6.1, §6.3). */
 export const MAX_REGISTERS = 125;
-const MAX_BITS = 2000;
+export const MAX_BITS = 2000;
 /** Most registers and coils of one write (V1.1b3 §6.12, §6.11). */
 const MAX_WRITTEN = { holding: 123, coil: 1968 };
 
@@ -27,7 +27,7 @@ const EXCEPTIONS: Record<number, string> = {
     0x0b: "does not answer the gateway: check its unit id, power and bus",
 };
 
-function isBits(table: Table): boolean {
+export function isBits(table: Table): boolean {
     return table === "coil" || table === "discrete";
 }
 
