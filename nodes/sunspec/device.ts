@@ -2,7 +2,7 @@ import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
 import { type DecodedModel, decodeModel } from "./decode.js";
-import { type DeviceMap, type FoundModel, identityOf, type ModelKey, walkUnit } from "./discover.js";
+import { type DeviceMap, type FoundModel, identityOf, ILLEGAL_ADDRESS, type ModelKey, walkUnit } from "./discover.js";
 import type { Counts } from "./layout.js";
 import { type ModelDef, officialModels } from "./model.js";
 import { readModel } from "./reads.js";
@@ -20,8 +20,6 @@ export interface ModelSample {
 const MAP_LIFETIME_MS = 86_400_000;
 /** A fault that walking does not cure must not make every read a walk. */
 const MIN_WALK_INTERVAL_MS = 60_000;
-/** Illegal data address (Modbus Application Protocol V1.1b3 §7). */
-const ILLEGAL_ADDRESS = 2;
 
 /**
  * A unit whose models are read by key. It is walked before the first read, after `invalidate`, once a day, and when a read
@@ -84,7 +82,7 @@ export class SunSpecDevice {
     }
 
     private async walkOnce(signal: AbortSignal | undefined): Promise<DeviceMap> {
-        const map = await walkUnit(this.reader, this.unit, { clock: this.clock, ...(signal && { signal }) });
+        const map = await walkUnit(this.reader, this.unit, { known: this.current !== undefined, clock: this.clock, ...(signal && { signal }) });
         this.current = map;
         this.valid = true;
         this.walkedAt = this.clock.monotonic();

@@ -57,6 +57,8 @@ export interface DeviceMap {
 }
 
 export interface WalkOptions {
+    /** The unit had a map before: what hides it now is no setting that was never made. */
+    known?: boolean;
     clock?: Clock;
     signal?: AbortSignal;
 }
@@ -77,6 +79,8 @@ export const USUAL_UNIT_IDS: readonly number[] = [1, 2, 3, 71, 100, 126, 200, 24
 const MAX_MODELS = 100;
 const ADDRESS_SPACE = 0x1_0000;
 
+/** Illegal data address (Modbus Application Protocol V1.1b3 §7). */
+export const ILLEGAL_ADDRESS = 2;
 /** Acknowledge and busy (Modbus Application Protocol V1.1b3 §7): ask again. */
 const BUSY = new Set([5, 6]);
 const BUSY_TRIES = 3;
@@ -110,10 +114,22 @@ class Walk {
         // A unit that answers may hide the map beside, or refuse two registers and give three.
         if (this.alive) map ??= (await this.tryBases(BASES_OFF_BY_ONE, 2)) ?? (await this.tryBases(BASES, 3));
         if (map) return map;
+        throw new WattError("SUNSPEC_NOT_FOUND", this.options.known ? this.gone() : this.missing(), { cause: this.last });
+    }
+
+    private missing(): string {
         const why = this.alive
             ? "it answers but has no SunSpec map; switch SunSpec on in the device, or check the unit id"
             : "it does not answer; check the unit id and that Modbus is switched on in the device";
-        throw new WattError("SUNSPEC_NOT_FOUND", `No SunSpec at unit ${this.unit}: ${why}.`, { cause: this.last });
+        return `No SunSpec at unit ${this.unit}: ${why}.`;
+    }
+
+    private gone(): string {
+        const before = `Unit ${this.unit} was read before and`;
+        if (!this.alive) return `${before} does not answer now: check its power and its network.`;
+        const refuses = this.last instanceof ModbusError && this.last.exception !== undefined && this.last.exception !== ILLEGAL_ADDRESS;
+        if (refuses) return `${before} refuses now: ${(this.last as ModbusError).message}`;
+        return `${before} has no SunSpec map now: check whether the device was changed or SunSpec was switched off.`;
     }
 
     private async tryBases(bases: readonly number[], quantity: number): Promise<DeviceMap | undefined> {

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type Clock, systemClock } from "../../dist/common/clock.js";
+import type { WattError } from "../../dist/common/errors.js";
 import { SunSpecDevice } from "../../dist/sunspec/device.js";
 import { layoutOf } from "../../dist/sunspec/layout.js";
 import { officialModels } from "../../dist/sunspec/model.js";
 import { planReads } from "../../dist/sunspec/reads.js";
-import { type Asked, faults } from "../modbus/fault-server.js";
+import { type Asked, type Behaviour, faults } from "../modbus/fault-server.js";
 import { common, END, MARKER, model, SunSpecServer } from "./sunspec-server.js";
 
 const BASE = 40_000;
@@ -152,6 +153,22 @@ describe("SunSpecDevice", () => {
         now = 60_000;
         assert.equal((await device.read(INVERTER)).model.values.W, 6);
         assert.equal(device.map!.base, 0);
+    });
+
+    it("says of a device it knows that it refuses, is silent or has changed, not that SunSpec was never switched on", async () => {
+        plant.put(1, BASE, MARKER, common("S1"), model(103), END);
+        const device = new SunSpecDevice(plant.link({ timeoutMs: 50 }), 1);
+        await device.walk();
+        const why = async (behaviour: Behaviour) => {
+            plant.server.otherwise = behaviour;
+            const error = await device.walk().then(() => assert.fail("found"), (reason: unknown) => reason as WattError);
+            assert.equal(error.code, "SUNSPEC_NOT_FOUND");
+            return error.message;
+        };
+        assert.match(await why(faults.exception(4)), /^Unit 1 was read before and refuses now: Unit 1 failed while answering \(exception 4, holding \d+\+\d\)\.$/);
+        assert.equal(await why(faults.silent), "Unit 1 was read before and does not answer now: check its power and its network.");
+        plant.put(1, 100);
+        assert.match(await why(faults.right), /^Unit 1 was read before and has no SunSpec map now: /);
     });
 
     it("does not walk for exceptions that are about something else", async () => {
