@@ -1,23 +1,13 @@
-import type { Node } from "node-red";
 import { type Clock, systemClock } from "../common/clock.js";
 import { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
-import type { Lifecycle } from "../common/lifecycle.js";
 import type { ReadingMessage } from "../common/reading.js";
 import { Reporter, type ReportOptions } from "../common/report.js";
+import type { SourceListener } from "../common/source.js";
 import type { StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import type { LinkState } from "./link.js";
 import { type PolledUnit, type PollOptions, UnitPoller, type UnitState } from "./poller.js";
-
-export interface SourceListener {
-    onMessage(message: object): void;
-    onStatus(kind: StatusKind, text: string): void;
-    /** Once an outage. */
-    onFault(error: WattError): void;
-    onRecovered(text: string): void;
-    onWarning(error: WattError): void;
-}
 
 /** What every source of polled units is given. */
 export interface SourceOptions {
@@ -27,17 +17,6 @@ export interface SourceOptions {
     stateFile?: StateFile;
     clock?: Clock;
     random?: () => number;
-}
-
-/** The node as the listener of its source. */
-export function listenerOf(node: Node, lifecycle: Lifecycle): SourceListener {
-    return {
-        onMessage: (message) => node.send(message as never),
-        onStatus: (kind, text) => lifecycle.status.set(kind, text),
-        onFault: (error) => node.error(error, {}),
-        onRecovered: (text) => node.log(text),
-        onWarning: (error) => node.warn(error),
-    };
 }
 
 const SAVE_EVERY_MS = 10 * 60_000;

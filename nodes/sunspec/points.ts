@@ -469,11 +469,6 @@ export function flagsOf(def: PointDef, value: number | bigint): string[] {
     return named;
 }
 
-/** The power that a class's energy is estimated from where no model has a counter, and the points of its two directions. */
-export const INTEGRATED: Partial<Record<DeviceClass, { power: string; positive: string; negative: string }>> = {
-    battery: { power: "dc_power_w", positive: "dc_energy_discharge_wh", negative: "dc_energy_charge_wh" },
-};
-
 /** Completes what no single model says: a battery's power from its two directions. */
 export function derive(cls: DeviceClass, { values }: Canonical): void {
     const { dc_charge_power_w: charge, dc_discharge_power_w: discharge } = values;

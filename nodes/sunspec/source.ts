@@ -1,5 +1,6 @@
 import { Backoff } from "../common/backoff.js";
 import { WattError } from "../common/errors.js";
+import { reportOptions } from "../modbus/fields.js";
 import type { LinkState } from "../modbus/link.js";
 import { PolledUnits, type SourceOptions } from "../modbus/polled-units.js";
 import { asWattError } from "../modbus/poller.js";
@@ -25,8 +26,7 @@ export class SunSpecSource {
             { name: "fast", periodMs: config.period },
             { name: "slow", periodMs: Math.max(config.period, config.slowPeriod) },
         ];
-        const report = { ...config, deadbandPct: config.deadband, heartbeatMs: config.heartbeat };
-        this.units = new PolledUnits(options, { groups, unidentified: "SUNSPEC_NOT_FOUND" }, report, "searching");
+        this.units = new PolledUnits(options, { groups, unidentified: "SUNSPEC_NOT_FOUND" }, reportOptions(config), "searching");
     }
 
     /** Works until aborted; resolves then. */

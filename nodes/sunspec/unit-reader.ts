@@ -1,9 +1,10 @@
-import { type Canonical, emptyCanonical } from "../common/canonical.js";
+import { emptyCanonical } from "../common/canonical.js";
 import { type Clock, systemClock } from "../common/clock.js";
 import type { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
 import { type BadReason, createReading, type Quality, type ReadingMessage } from "../common/reading.js";
 import { isSimulatedDevice } from "../common/simulated.js";
+import { countEnergy, qualityOf } from "../common/totals.js";
 import type { PollSample } from "../modbus/poller.js";
 import type { SourceUnit } from "../modbus/polled-units.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
@@ -20,7 +21,6 @@ import {
     derive,
     type DeviceClass,
     flagsOf,
-    INTEGRATED,
     RATING_MODELS,
     ratingIn,
 } from "./points.js";
@@ -84,8 +84,6 @@ type Outcome = ModelSample | WattError;
 
 /** Alive but unable: the unit's other models can still be read. */
 const MODEL_FAULTS = new Set(["SUNSPEC_MODEL_GONE", "SUNSPEC_UNKNOWN_MODEL", "SUNSPEC_MOVED", "SUNSPEC_DECODE"]);
-/** Reasons that make a whole sample doubtful; a point that is missing or estimated leaves the others as good as they are. */
-const DOUBTFUL = new Set<BadReason>(["comm", "sf", "range", "stale", "reset", "overflow", "decode"]);
 /** A device that rearranges itself more often within one read is not waited for. */
 const MAX_PASSES = 3;
 
@@ -238,35 +236,13 @@ export class UnitReader implements SourceUnit {
             const reason = fate.get(from);
             if (reason) bad[point] ??= reason;
         });
-        this.countEnergy(part, canonical);
+        const counted = { ...part, serial: serialOf(part.identity), has: (point: string) => part.seen.has(point) };
+        countEnergy(canonical, counted, this.options.energy, this.clock.monotonic(), this.options.maxGapMs);
         const full = part.full ? this.fullModels(part.index, read) : [];
         if (part.seen.size === 0 && full.length === 0) return undefined;
         if (fate.size === 0 && full.length === 0) return undefined;
         const message = this.message(part, timestamp ?? this.clock.now(), qualityOf(canonical), values, bad);
         return full.length > 0 ? { ...message, sunspec: full } : message;
-    }
-
-    /** Turns what counters show into totals that never go back, and integrates power where there is no counter. */
-    private countEnergy({ name, class: cls, identity, ratedW, seen }: Part, { values, bad, counters }: Canonical): void {
-        const { energy, maxGapMs } = this.options;
-        const at = this.clock.monotonic();
-        const serial = serialOf(identity);
-        for (const point in counters) {
-            const { wh, modulusWh } = counters[point]!;
-            const { totalWh, event } = energy.counter(`${name}/${point}`).add({ wh, modulusWh, at, serial, ratedW });
-            if (totalWh !== undefined) values[point] = totalWh;
-            if (event === "refused") bad[point] = "range";
-            else if (event === "reset" || event === "swap") bad[point] = "reset";
-        }
-        const rule = cls === "generic" ? undefined : INTEGRATED[cls];
-        if (!rule || seen.has(rule.positive) || seen.has(rule.negative)) return;
-        const w = values[rule.power];
-        if (typeof w !== "number") return;
-        const integral = energy.integral(`${name}/${rule.power}`);
-        integral.add({ w, at }, maxGapMs);
-        values[rule.positive] = toMilli(integral.state.positiveWh);
-        values[rule.negative] = toMilli(integral.state.negativeWh);
-        bad[rule.positive] = bad[rule.negative] = "estimated";
     }
 
     private message(part: Part, timestamp: number, quality: Quality, values: ReadingMessage["payload"], bad: Record<string, BadReason>): ReadingMessage {
@@ -287,12 +263,6 @@ export class UnitReader implements SourceUnit {
     }
 }
 
-function qualityOf({ values, bad }: Canonical): Quality {
-    const doubtful = Object.values(bad).some((reason) => DOUBTFUL.has(reason));
-    const empty = Object.keys(values).length === 0;
-    return empty && doubtful ? "bad" : empty || doubtful ? "uncertain" : "good";
-}
-
 /** True for a model that says something, and only zeros. */
 function isAllZero(values: ModelValues): boolean {
     let said = false;
@@ -302,10 +272,6 @@ function isAllZero(values: ModelValues): boolean {
         said = true;
     }
     return said;
-}
-
-function toMilli(wh: number): number {
-    return Math.round(wh * 1000) / 1000;
 }
 
 /** Values as JSON can carry them and a person reads them. */

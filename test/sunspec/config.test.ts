@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { parseConfig } from "../../dist/common/config.js";
-import { parseUnits, sunspecSchema, unitsOf } from "../../dist/sunspec/config.js";
+import { parseUnits } from "../../dist/modbus/fields.js";
+import { sunspecSchema, unitsOf } from "../../dist/sunspec/config.js";
 
 describe("wl-sunspec settings", () => {
     it("take units as a list with ranges", () => {
