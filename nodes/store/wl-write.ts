@@ -5,7 +5,7 @@ import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { InfluxNode } from "./wl-influxdb.js";
 import type { StoreNode } from "./wl-store.js";
-import { droppedCount, pointsLost, Writer } from "./writer.js";
+import { pointsLost, Writer } from "./writer.js";
 
 export interface WriteNode extends Node {
     /** Undefined while the settings are unusable. */
@@ -33,7 +33,7 @@ export default (RED: NodeAPI): void => {
             this.writer = writer;
 
             let told = "";
-            let lost: number | undefined;
+            let lost = 0;
             let isLossTold = false;
             const show = (): void => {
                 const { kind, text } = writer.status();
@@ -41,11 +41,11 @@ export default (RED: NodeAPI): void => {
                 if (!outbox) return;
                 const stats = outbox.stats();
                 if (stats.state === "opening" || stats.state === "closed") return;
-                const dropped = droppedCount(stats);
-                if (lost !== undefined && dropped > lost && !isLossTold) this.error(pointsLost(stats), {});
-                isLossTold = stats.state !== "idle" && (isLossTold || (lost !== undefined && dropped > lost));
-                lost = dropped;
-                const now = `${writer.state} ${dropped} ${stats.quarantined}`;
+                const isLosing = writer.lost > lost;
+                if (isLosing && !isLossTold) this.error(pointsLost(stats), {});
+                isLossTold = stats.state !== "idle" && (isLossTold || isLosing);
+                lost = writer.lost;
+                const now = `${writer.state} ${lost} ${stats.quarantined}`;
                 if (told !== "" && told !== now) this.send([null, { topic: "outbox", payload: stats }]);
                 told = now;
             };

@@ -31,6 +31,8 @@ export class Writer {
     private readonly encoder = new LineEncoder();
     private readonly clock: Clock;
     private readonly guard: ClockGuard;
+    /** Points given up before this writer started; undefined until the outbox knows. */
+    private lostBefore: number | undefined;
 
     constructor(private readonly options: WriterOptions) {
         this.clock = options.clock ?? systemClock;
@@ -101,7 +103,15 @@ export class Writer {
         return state === "waiting" ? "down" : "ok";
     }
 
-    /** In at most 20 characters, the worst first. */
+    /** Points given up since the start: an older loss is history, not a state. */
+    get lost(): number {
+        const stats = this.options.outbox?.stats();
+        if (!stats || stats.state === "opening") return 0;
+        const dropped = droppedCount(stats);
+        return dropped - (this.lostBefore ??= dropped);
+    }
+
+    /** In at most 20 characters, what needs a person first. */
     status(): { kind: StatusKind; text: string } {
         const kept = `${short(this.kept)} kept`;
         if (this.guard.held > 0) return { kind: "warn", text: `clock unset, ${short(this.guard.held)} held` };
@@ -112,11 +122,10 @@ export class Writer {
         const stats = outbox?.stats();
         if (!stats) return { kind: "ok", text: kept };
         const waiting = `${short(stats.pendingPoints)} waiting`;
-        const dropped = droppedCount(stats);
         if (stats.state === "paused") return { kind: "error", text: (stats.reason ?? "paused").split(/ \(|:/)[0]!.slice(0, 20).toLowerCase() };
-        if (dropped > 0) return { kind: "error", text: `${kept}, ${short(dropped)} lost` };
         if (stats.state === "waiting") return { kind: "warn", text: `down, ${waiting}` };
         if (stats.state === "behind") return { kind: "busy", text: `replay, ${waiting}` };
+        if (this.lost > 0) return { kind: "error", text: `${kept}, ${short(this.lost)} lost` };
         if (stats.quarantined > 0) return { kind: "warn", text: `${short(stats.quarantined)} refused` };
         if (this.options.isUnsafe) return { kind: "warn", text: "TLS not checked" };
         return { kind: "ok", text: `${kept}, ${waiting}` };
@@ -124,7 +133,7 @@ export class Writer {
 }
 
 /** Points given up, for whatever reason. */
-export function droppedCount(stats: OutboxStats): number {
+function droppedCount(stats: OutboxStats): number {
     return Object.values(stats.dropped).reduce((sum, count) => sum + count, 0);
 }
 

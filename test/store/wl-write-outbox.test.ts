@@ -93,7 +93,12 @@ describe("wl-write and its outbox", () => {
         const { error } = await lost;
         assert.equal(error.code, "POINTS_LOST");
         assert.match(error.message, /so far: 1 damaged/);
-        assert.equal((await rig.shows("write", /lost/)).fill, "red");
+        assert.equal((await rig.shows("write", /1 lost/)).fill, "red");
+        rig.send("write", reading(2));
+        // A new outage is more urgent than an old loss, and a deploy takes note of the loss.
+        await rig.shows("write", /down, 1 waiting/);
+        await helper.setFlows(rig.flow({ ...rig.influx(server), store: { folder }, write: { influxdb: "influx", name: "seen" } }), "nodes", rig.credentials(server));
+        await rig.shows("write", /down, 1 waiting/);
     });
 
     it("pauses on a refused login without losing anything, and goes on once it is corrected", async () => {
