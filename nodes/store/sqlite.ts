@@ -1,5 +1,6 @@
 import { rm } from "node:fs/promises";
 import path from "node:path";
+import { setFlagsFromString } from "node:v8";
 import type * as Wasm from "node-sqlite3-wasm";
 import { Worker } from "node:worker_threads";
 import { errorCode, errorText, WattError } from "../common/errors.js";
@@ -71,9 +72,22 @@ interface NodeDatabase {
     close(): void;
 }
 
+/**
+ * Loads it compiled by V8's baseline compiler alone: the optimizing one takes 40 MB of memory for good (`npm run bench -- plant`),
+ * which a small computer needs more than SQLite needs its speed. How a module is compiled is settled when it is loaded.
+ */
+function loadWasm(): typeof Wasm {
+    setFlagsFromString("--liftoff-only");
+    try {
+        return require("node-sqlite3-wasm") as typeof Wasm;
+    } finally {
+        setFlagsFromString("--no-liftoff-only");
+    }
+}
+
 /** SQLite as WebAssembly, for a Node without its own. */
 export function wasmSqlite(file: string): Driver {
-    const { Database: WasmDatabase } = require("node-sqlite3-wasm") as typeof Wasm;
+    const { Database: WasmDatabase } = loadWasm();
     const db = new WasmDatabase(file);
     // It has no shared memory, so that a write-ahead log needs the file for itself.
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
