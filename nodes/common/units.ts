@@ -36,9 +36,11 @@ export function unitOf(point: string): UnitKey | undefined {
     return BY_LENGTH.find((key) => point.endsWith(`_${key}`));
 }
 
+const POINT_NAME = /^[a-z][a-z0-9]*(_[a-z0-9]+)*$/;
+
 /** True for a valid point name: snake_case, starting with a letter. */
 export function isPointName(name: string): boolean {
-    return /^[a-z][a-z0-9]*(_[a-z0-9]+)*$/.test(name);
+    return POINT_NAME.test(name);
 }
 
 /**

@@ -165,7 +165,7 @@ export class SeriesTables {
             this.byId.set(id, device);
         }
         for (const values of times.values()) {
-            for (const name of Object.keys(values)) {
+            for (const name in values) {
                 if (device.names.placeOf(name) !== undefined) continue;
                 if (!isPointName(name) || device.names.list.length >= MOST_POINTS) this.refused++;
                 else db.run("INSERT INTO point VALUES (?, ?, ?)", device.id, device.names.add(name), name);
