@@ -1,47 +1,119 @@
 import { z } from "zod";
 import { type Clock, systemClock } from "../common/clock.js";
-import { booleanField, numberField, textField } from "../common/config.js";
-import { type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
-import { MbapFraming } from "./mbap.js";
+import { booleanField, choiceField, numberField, textField } from "../common/config.js";
+import { type LinkLine, type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
+import { DatagramFraming, MbapFraming } from "./mbap.js";
 import { MAX_REGISTERS } from "./pdu.js";
+import { RtuFraming, RtuTransport, Strays } from "./rtu.js";
+import { type SerialSettings, SerialTransport } from "./serial.js";
 import { TcpTransport } from "./tcp.js";
+import type { ModbusError, Transport } from "./transport.js";
+import { UdpTransport } from "./udp.js";
 
-/** The settings of a wl-modbus-link, from its node or its dialog. */
-export const linkSchema = z
-    .object({
-        host: textField().pipe(z.string().regex(/^[^\s/]+$/, "takes a host name or an IP address")),
-        port: numberField({ min: 1, max: 65_535, default: 502, integer: true }),
-        timeoutMs: numberField({ min: 50, max: 60_000, default: 1_000 }),
-        gapMs: numberField({ min: 0, max: 10_000, default: 0 }),
-        connectPauseMs: numberField({ min: 0, max: 30_000, default: 0 }),
-        maxRegisters: numberField({ min: 1, max: MAX_REGISTERS, default: MAX_REGISTERS, integer: true }),
-        idleCloseS: numberField({ min: 0, max: 86_400, default: 0 }),
-        checkUnit: booleanField(true),
-    })
+const limits = {
+    timeoutMs: numberField({ min: 50, max: 60_000, default: 1_000 }),
+    gapMs: numberField({ min: 0, max: 10_000, default: 0 }),
+    connectPauseMs: numberField({ min: 0, max: 30_000, default: 0 }),
+    maxRegisters: numberField({ min: 1, max: MAX_REGISTERS, default: MAX_REGISTERS, integer: true }),
+    idleCloseS: numberField({ min: 0, max: 86_400, default: 0 }),
+    checkUnit: booleanField(true),
+};
+
+const networkSchema = z.object({
+    transport: z.enum(["tcp", "rtutcp", "udp"]),
+    host: textField().pipe(z.string().regex(/^[^\s/]+$/, "takes a host name or an IP address")),
+    port: numberField({ min: 1, max: 65_535, default: 502, integer: true }),
+    ...limits,
+});
+
+const serialSchema = z.object({
+    transport: z.literal("rtu"),
+    path: textField(),
+    baud: numberField({ min: 300, max: 4_000_000, default: 9_600, integer: true }),
+    parity: choiceField(["none", "even", "odd"], "none"),
+    dataBits: numberField({ min: 7, max: 8, default: 8, integer: true }),
+    stopBits: numberField({ min: 1, max: 2, default: 1, integer: true }),
+    ...limits,
+});
+
+const transportSchema = z.looseObject({ transport: choiceField(["tcp", "rtutcp", "udp", "rtu"], "tcp") });
+
+/** The settings of a wl-modbus-link, from its node or its dialog. What belongs to another transport is not looked at. */
+export const linkSchema = transportSchema
+    .pipe(z.discriminatedUnion("transport", [networkSchema, serialSchema]))
     .transform(({ idleCloseS, ...rest }) => ({ ...rest, idleCloseMs: idleCloseS * 1_000 }));
 
-export interface Endpoint {
+interface NetworkEndpoint {
+    /** Modbus TCP unless told otherwise. */
+    transport?: "tcp" | "rtutcp" | "udp";
     host: string;
     port: number;
+}
+
+interface SerialEndpoint extends Omit<SerialSettings, "dataBits" | "stopBits"> {
+    transport: "rtu";
+    dataBits: number;
+    stopBits: number;
+}
+
+export type Endpoint = NetworkEndpoint | SerialEndpoint;
+
+/** `192.168.1.20:502`, `/dev/ttyUSB0`: for messages. */
+export function endpointName(endpoint: Endpoint): string {
+    return isSerial(endpoint) ? endpoint.path : `${endpoint.host}:${endpoint.port}`;
+}
+
+function isSerial(endpoint: Endpoint): endpoint is SerialEndpoint {
+    return endpoint.transport === "rtu";
+}
+
+/** Everything that makes two endpoints different connections. Two settings of one serial port cannot both be open. */
+function keyOf(endpoint: Endpoint): string {
+    if (!isSerial(endpoint)) return `${endpoint.transport ?? "tcp"} ${endpoint.host.toLowerCase()}:${endpoint.port}`;
+    const { path, baud, parity, dataBits, stopBits } = endpoint;
+    return `${path} ${baud} ${dataBits}${parity}${stopBits}`;
 }
 
 const links = new Map<string, ModbusLink>();
 
 /**
- * The link to an endpoint: two config nodes with the same host and port share one connection, since many devices take only one.
- * Ask for it whenever a user joins; it is forgotten when its last user has left.
+ * The link to an endpoint: two config nodes with the same endpoint share one connection, since many devices take only one, and
+ * a serial line has one master. Ask for it whenever a user joins; it is forgotten when its last user has left.
  */
-export function sharedLink({ host, port }: Endpoint): ModbusLink {
-    const key = `${host.toLowerCase()}:${port}`;
+export function sharedLink(endpoint: Endpoint): ModbusLink {
+    const key = keyOf(endpoint);
     let link = links.get(key);
     if (!link) {
+        const strays = new Strays();
         link = new ModbusLink({
-            createTransport: (onLost) => new TcpTransport({ host, port, framing: new MbapFraming(), onLost }),
+            line: lineOf(endpoint),
+            createTransport: (onLost) => createTransport(endpoint, strays, onLost),
             onUnused: () => links.delete(key),
         });
         links.set(key, link);
     }
     return link;
+}
+
+function lineOf(endpoint: Endpoint): LinkLine {
+    if (!isSerial(endpoint)) return { transport: endpoint.transport ?? "tcp" };
+    const { transport, baud, parity, dataBits, stopBits } = endpoint;
+    return { transport, baud, bitsPerCharacter: 1 + dataBits + (parity === "none" ? 0 : 1) + stopBits };
+}
+
+function createTransport(endpoint: Endpoint, strays: Strays, onLost: (error: ModbusError) => void): Transport {
+    if (endpoint.transport === "udp") return new UdpTransport({ ...endpoint, framing: new DatagramFraming(), onLost });
+    if (endpoint.transport === "rtutcp") {
+        const framing = new RtuFraming(strays);
+        return new RtuTransport({ framing, wire: new TcpTransport({ ...endpoint, framing, onLost }) });
+    }
+    if (isSerial(endpoint)) {
+        const framing = new RtuFraming(strays);
+        const { baud = 0, bitsPerCharacter = 0 } = lineOf(endpoint);
+        const wire = new SerialTransport({ ...(endpoint as SerialSettings), framing, onLost });
+        return new RtuTransport({ framing, wire, characterMs: (bitsPerCharacter * 1_000) / baud });
+    }
+    return new TcpTransport({ host: endpoint.host, port: endpoint.port, framing: new MbapFraming(), onLost });
 }
 
 /**

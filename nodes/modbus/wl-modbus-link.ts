@@ -5,7 +5,8 @@ import { configure, parseConfig, resolveEnv } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { LinkMember, LinkState } from "./link.js";
-import { linkSchema, sharedLink, tryConnect } from "./links.js";
+import { endpointName, linkSchema, sharedLink, tryConnect } from "./links.js";
+import { listPorts } from "./serial.js";
 
 type LinkConfig = z.output<typeof linkSchema>;
 
@@ -40,7 +41,7 @@ export default (RED: NodeAPI): void => {
                     for (const listener of listeners.values()) listener(state);
                 },
                 onLost: (error) => this.error(error, {}),
-                onBack: () => this.log(`${config.host}:${config.port} answers again.`),
+                onBack: () => this.log(`${endpointName(config)} answers again.`),
             });
 
         this.users = {};
@@ -65,4 +66,5 @@ export default (RED: NodeAPI): void => {
         const settings = parseConfig(linkSchema, resolveEnv(RED, def));
         return { ms: await tryConnect(settings, settings) };
     });
+    adminRoute(RED, "/wattledger/modbus/ports", "wl-modbus-link", async () => ({ ports: await listPorts() }));
 };

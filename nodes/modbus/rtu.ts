@@ -1,0 +1,319 @@
+import { type Clock, systemClock } from "../common/clock.js";
+import { crc16, CRC_LENGTH } from "./crc.js";
+import { answerLength, dataBytes, functionOf, isWrite, parseAnswer, pduLength, writePdu } from "./pdu.js";
+import { type ExchangeOptions, type Framing, ModbusError, type ModbusRequest, type ReadRequest, type Table, type Transport } from "./transport.js";
+
+/** Unit, function, exception code, check: no frame is shorter. */
+const EXCEPTION_LENGTH = 5;
+/** Of any write's answer, before the check: unit, function, address, and value or quantity. */
+const CONFIRMATION_LENGTH = 6;
+
+/** After this long, ms, no answer to an earlier request is expected any more. */
+const STRAY_MS = 30_000;
+
+/** Silence that ends a disturbance, ms. */
+const DRAIN_MS = 50;
+/** Silence between frames, characters; above 19200 bit/s a fixed time, ms (Modbus over Serial Line V1.02 §2.5.1.1). */
+const GAP_CHARACTERS = 3.5;
+const GAP_MS = 1.75;
+
+const NOTHING = Buffer.alloc(0);
+
+/**
+ * Answers that may still come although nobody awaits them. RTU frames carry no transaction: an answer fits every request of the
+ * same unit, function and byte count. Kept for an endpoint, whatever connections come and go.
+ */
+export class Strays {
+    private readonly until = new Map<number, number>();
+
+    add(request: ModbusRequest, now: number): void {
+        this.until.set(signature(request), now + STRAY_MS);
+    }
+
+    /** The answer to an earlier request could pass for one to this. */
+    threaten(request: ModbusRequest, now: number): boolean {
+        return this.until.size > 0 && (this.until.get(signature(request)) ?? -Infinity) > now;
+    }
+
+    /**
+     * A unit works off its requests in order, so whatever it answers, the answers to earlier requests are over; unless this one was
+     * itself an answer to an earlier request, and its own is still to come.
+     */
+    answered(request: ModbusRequest, isRefusal: boolean, now: number): void {
+        if (this.until.size === 0) return;
+        const mine = signature(request);
+        let isUncertain = this.threaten(request, now);
+        for (const [other, until] of this.until) {
+            if (other >> 16 === mine >> 16 && isRefusal && until > now) isUncertain = true;
+            if (other >> 16 === mine >> 16 || until <= now) this.until.delete(other);
+        }
+        if (isUncertain) this.add(request, now);
+    }
+}
+
+/** Unit, function and byte count in one number. */
+function signature(request: ModbusRequest): number {
+    return (request.unit << 16) | (functionOf(request) << 8) | (isWrite(request) ? 0 : dataBytes(request));
+}
+
+/**
+ * RTU framing (Modbus over Serial Line V1.02 §2.5.1), strict: takes a frame with the unit, function and byte count that were asked
+ * and the right check, wherever it begins, and nothing else. What is no such frame is skipped: noise, the echo of our own request
+ * on an RS485 line, other units' frames, answers that are longer or shorter.
+ *
+ * Why this and MbapFraming are our own, and not modbus-serial's: the library brings native code with an install script
+ * (serialport, as an optional dependency), and returns wrong values as success. Measured with version 8.0.25: after a late reply
+ * its RTU over TCP hands each later read the registers of the one before, for good (its buffered RTU on a serial port once); 400
+ * requests at once on TCP gave 144 of them another's registers, since transactions wrap at 256; an answer whose byte count is too
+ * large comes with its check as an additional register; and requests that are pending when the connection is destroyed never settle.
+ */
+export class RtuFraming implements Framing {
+    readonly resyncs = true;
+    /** When the line was last heard, or gave up on, monotonic ms. */
+    heardAt = -Infinity;
+    /** Something came or failed that was not expected: drain the line before the next request. */
+    disturbed = true;
+    private awaited: ModbusRequest | undefined;
+    private last: ModbusRequest | undefined;
+    private sent: Buffer = NOTHING;
+    private rest: Buffer = NOTHING;
+    /** Bytes since the request that were not its echo. */
+    private heard = 0;
+    /** Bytes since the answer. */
+    private unasked = 0;
+    /** The echo of this request has passed, or none will come. */
+    private echoed = false;
+    /** Whether this line returns what we send; unknown before the first read. */
+    private echoes: boolean | undefined;
+
+    constructor(
+        private readonly strays: Strays,
+        private readonly clock: Clock = systemClock,
+    ) {}
+
+    /** The unit is always checked: it is all that tells devices apart. */
+    encode(request: ModbusRequest): Buffer {
+        const length = 1 + pduLength(request);
+        const frame = Buffer.allocUnsafe(length + CRC_LENGTH);
+        frame[0] = request.unit;
+        writePdu(frame, 1, request);
+        frame.writeUInt16LE(crc16(frame, 0, length), length);
+        this.awaited = request;
+        this.last = request;
+        this.sent = frame;
+        this.rest = NOTHING;
+        this.heard = 0;
+        this.unasked = 0;
+        this.echoed = isSingleWrite(request) && this.echoes === false;
+        return frame;
+    }
+
+    receive(chunk: Buffer): Buffer | ModbusError | undefined {
+        this.heardAt = this.clock.monotonic();
+        const request = this.awaited;
+        if (!request) {
+            this.overhear(chunk.length);
+            return undefined;
+        }
+        this.heard += chunk.length;
+        const data = this.rest.length === 0 ? chunk : Buffer.concat([this.rest, chunk]);
+        let at = 0;
+        for (; at < data.length; at++) {
+            if (!this.echoed && startsAlike(data, at, this.sent)) {
+                if (data.length - at < this.sent.length) break;
+                this.echoed = true;
+                this.heard -= this.sent.length;
+                at += this.sent.length - 1;
+                continue;
+            }
+            const end = this.endOf(data, at, request);
+            if (end > data.length) break;
+            if (end > at && crc16(data, at, end) === 0) return this.take(data, at, end, request);
+        }
+        this.rest = data.subarray(at);
+        return undefined;
+    }
+
+    abandon(): ModbusError | undefined {
+        const request = this.awaited;
+        if (!request) return undefined;
+        this.awaited = undefined;
+        this.disturb();
+        this.strays.add(request, this.clock.monotonic());
+        return this.heard > 0 ? broken(request, `${this.heard} bytes came, but no whole answer: check baud rate, parity, wiring and termination`) : undefined;
+    }
+
+    /** Makes the next request wait until the line is silent. */
+    disturb(): void {
+        this.disturbed = true;
+        this.heardAt = this.clock.monotonic();
+    }
+
+    /**
+     * A read to be sent before a request whose answer could be mistaken for an earlier one's, or, for a write of one value, for its
+     * own echo. Its answer, data or refusal, has another function or byte count than any that is still expected; once it is
+     * there, so are all earlier ones, since a unit works off its requests in order. It reads nothing that the request does not name.
+     */
+    fence(request: ModbusRequest): ReadRequest | undefined {
+        const isEchoUnknown = this.echoes === undefined && isSingleWrite(request);
+        if (!isEchoUnknown && !this.strays.threaten(request, this.clock.monotonic())) return undefined;
+        const { unit, address, table } = request;
+        const first: ReadRequest = { unit, address, table, quantity: 1 };
+        const isDistinct = isWrite(request) || dataBytes(request) !== dataBytes(first);
+        return isDistinct ? first : { ...first, table: OTHER[table] };
+    }
+
+    /** Where the frame that begins at `at` ends if it is the awaited one; `at` itself if it is another. */
+    private endOf(data: Buffer, at: number, request: ModbusRequest): number {
+        const asked = functionOf(request);
+        const code = data[at + 1] ?? asked;
+        const third = data[at + 2];
+        if (data[at] !== request.unit) return at;
+        if (code === (asked | 0x80)) return third === 0 ? at : at + EXCEPTION_LENGTH;
+        if (code !== asked) return at;
+        const isAsked = isWrite(request) ? startsAlike(data, at, this.sent, CONFIRMATION_LENGTH) : third === undefined || third === dataBytes(request);
+        return isAsked ? at + 1 + answerLength(request) + CRC_LENGTH : at;
+    }
+
+    /** @throws ModbusError MODBUS_FRAME when something else follows at once: then either could be the answer. */
+    private take(data: Buffer, at: number, end: number, request: ModbusRequest): Buffer | ModbusError {
+        const answer = parseAnswer(data, at + 1, end - CRC_LENGTH, request);
+        const more = data.length - end;
+        const isTwice = startsAlike(data, end, data.subarray(at, end)) && more <= end - at;
+        if (more >= EXCEPTION_LENGTH && !isTwice) throw broken(request, `${more} bytes follow it`);
+        this.awaited = undefined;
+        this.rest = NOTHING;
+        if (!isWrite(request)) this.echoes = this.echoed || this.echoes === true;
+        this.strays.answered(request, answer instanceof ModbusError, this.heardAt);
+        this.overhear(more);
+        return answer;
+    }
+
+    /** Fewer bytes than a frame are noise: many RS485 drivers send one as they switch. */
+    private overhear(bytes: number): void {
+        this.unasked += bytes;
+        if (this.unasked < EXCEPTION_LENGTH) return;
+        this.disturb();
+        if (this.last) this.strays.add(this.last, this.heardAt);
+    }
+}
+
+/** The table whose answers look alike but for their function. */
+const OTHER: Record<Table, Table> = { holding: "input", input: "holding", coil: "discrete", discrete: "coil" };
+
+/** Functions 5 and 6: their answer is the request itself (V1.1b3 §6.5, §6.6). */
+function isSingleWrite(request: ModbusRequest): boolean {
+    return isWrite(request) && functionOf(request) <= 6;
+}
+
+/** What data holds from `at` on is, as far as it goes, what `frame` begins with. */
+function startsAlike(data: Buffer, at: number, frame: Buffer, length = frame.length): boolean {
+    const end = Math.min(data.length - at, length);
+    for (let i = 0; i < end; i++) if (data[at + i] !== frame[i]) return false;
+    return true;
+}
+
+function broken(request: ModbusRequest, why: string): ModbusError {
+    return new ModbusError("MODBUS_FRAME", `Unit ${request.unit} sent no RTU answer that can be trusted: ${why}.`);
+}
+
+export interface RtuOptions {
+    framing: RtuFraming;
+    /** What carries the frames, with the same framing. */
+    wire: Transport;
+    clock?: Clock;
+    /** Time of one character on a serial line, ms; 0 where a bridge keeps the times. */
+    characterMs?: number;
+}
+
+/** The silence an RTU line needs before a request, ms. */
+export function frameGapMs(characterMs: number): number {
+    return characterMs === 0 ? 0 : Math.max(GAP_MS, GAP_CHARACTERS * characterMs);
+}
+
+/**
+ * Keeps an RTU line in step. Before every request the line is silent for the time between frames. After a timeout, a broken frame
+ * or bytes nobody asked for, it is drained first: silent for 3.5 characters or 50 ms, whichever is longer; and a request that an
+ * earlier answer could still pass for is preceded by a read that such an answer cannot pass for (RtuFraming.fence). That holds for
+ * 30 s after the earlier request, over new connections too: a bridge or serial adapter delivers to whoever is connected.
+ * A request settles within three times its timeout at the latest, beside the time on the line.
+ */
+export class RtuTransport implements Transport {
+    private readonly clock: Clock;
+    private readonly characterMs: number;
+    private readonly gapMs: number;
+    private isClosed = false;
+    private wake: (() => void) | undefined;
+
+    constructor(private readonly options: RtuOptions) {
+        this.clock = options.clock ?? systemClock;
+        this.characterMs = options.characterMs ?? 0;
+        this.gapMs = frameGapMs(this.characterMs);
+    }
+
+    async open(timeoutMs: number): Promise<void> {
+        await this.options.wire.open(timeoutMs);
+        this.options.framing.disturb();
+    }
+
+    exchange(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer> {
+        const { framing } = this.options;
+        const isReady = this.silenceMs() <= 0 && !framing.disturbed && !framing.fence(request);
+        return isReady ? this.send(request, options) : this.exchangeWithCare(request, options);
+    }
+
+    close(): Promise<void> {
+        this.isClosed = true;
+        this.wake?.();
+        return this.options.wire.close();
+    }
+
+    private async exchangeWithCare(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer> {
+        const { framing } = this.options;
+        await this.silence(request, options.timeoutMs);
+        const fence = framing.fence(request);
+        if (fence) {
+            await this.send(fence, options).catch((error: unknown) => {
+                if (!(error instanceof ModbusError) || error.code !== "MODBUS_EXCEPTION") throw error;
+            });
+            await this.silence(request, options.timeoutMs);
+        }
+        return this.send(request, options);
+    }
+
+    /** The time that the bytes are on the line is not the device's. */
+    private send(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer> {
+        const { wire } = this.options;
+        if (this.characterMs === 0) return wire.exchange(request, options);
+        const characters = pduLength(request) + answerLength(request) + 2 * (1 + CRC_LENGTH);
+        return wire.exchange(request, { ...options, timeoutMs: options.timeoutMs + Math.ceil(characters * this.characterMs) });
+    }
+
+    /** How much longer the line must be silent. */
+    private silenceMs(): number {
+        const { framing } = this.options;
+        const needed = framing.disturbed ? Math.max(DRAIN_MS, this.gapMs) : this.gapMs;
+        return framing.heardAt + needed - this.clock.monotonic();
+    }
+
+    private async silence(request: ModbusRequest, timeoutMs: number): Promise<void> {
+        const limit = this.clock.monotonic() + timeoutMs + DRAIN_MS;
+        for (let left = this.silenceMs(); left > 0 && !this.isClosed; left = this.silenceMs()) {
+            if (this.clock.monotonic() >= limit) throw broken(request, "the line is never silent; does another master use it?");
+            await this.pause(Math.ceil(left));
+        }
+        this.options.framing.disturbed = false;
+    }
+
+    /** Ends early when the transport is closed; what is sent then is refused by the wire. */
+    private pause(ms: number): Promise<void> {
+        return new Promise((resolve) => {
+            const cancel = this.clock.after(ms, () => this.wake?.());
+            this.wake = () => {
+                this.wake = undefined;
+                cancel();
+                resolve();
+            };
+        });
+    }
+}
