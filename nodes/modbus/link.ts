@@ -3,6 +3,7 @@ import { type Clock, systemClock } from "../common/clock.js";
 import { toError } from "../common/errors.js";
 import type { StatusKind } from "../common/status.js";
 import { describe, impossible, impossibleWrite, isWrite } from "./pdu.js";
+import { costOf, type LinkCost, type LinkKind } from "./plan.js";
 import {
     type ExchangeOptions,
     ModbusError,
@@ -51,19 +52,9 @@ export interface LinkListener {
     onBack?(): void;
 }
 
-/** What a link runs over, for estimates of its speed. */
-export interface LinkLine {
-    /** Modbus TCP, RTU frames over TCP, Modbus over UDP, RTU on a serial port. */
-    transport: "tcp" | "rtutcp" | "udp" | "rtu";
-    /** Of a serial port, bit/s. */
-    baud?: number;
-    /** Of a serial port: start, data, parity and stop bits together. */
-    bitsPerCharacter?: number;
-}
-
 export interface LinkOptions {
     /** Modbus TCP unless told otherwise. */
-    line?: LinkLine;
+    kind?: LinkKind;
     /** A new connection; `onLost` is told when it ends by itself. */
     createTransport: (onLost: (error: ModbusError) => void) => Transport;
     clock?: Clock;
@@ -160,8 +151,8 @@ export class ModbusLink {
         return this.current;
     }
 
-    get line(): LinkLine {
-        return this.options.line ?? { transport: "tcp" };
+    get kind(): LinkKind {
+        return this.options.kind ?? { kind: "tcp" };
     }
 
     /** Adds a user. The first one connects; one that comes during an outage has it tried at once. */
@@ -502,9 +493,9 @@ export class LinkMember implements ModbusReader, ModbusWriter {
         return this.link.state;
     }
 
-    /** What the link runs over. */
-    get line(): LinkLine {
-        return this.link.line;
+    /** What reads cost on this link, for plans. */
+    get cost(): LinkCost {
+        return costOf({ ...this.link.kind, gapMs: this.settings.gapMs });
     }
 
     read(request: ReadRequest): Promise<Buffer> {

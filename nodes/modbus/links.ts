@@ -1,9 +1,10 @@
 import { z } from "zod";
 import { type Clock, systemClock } from "../common/clock.js";
 import { booleanField, choiceField, numberField, textField } from "../common/config.js";
-import { type LinkLine, type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
+import { type LinkMember, ModbusLink, type LinkSettings } from "./link.js";
 import { DatagramFraming, MbapFraming } from "./mbap.js";
 import { MAX_REGISTERS } from "./pdu.js";
+import type { LinkKind } from "./plan.js";
 import { RtuFraming, RtuTransport, Strays } from "./rtu.js";
 import { type SerialSettings, SerialTransport } from "./serial.js";
 import { TcpTransport } from "./tcp.js";
@@ -50,10 +51,8 @@ interface NetworkEndpoint {
     port: number;
 }
 
-interface SerialEndpoint extends Omit<SerialSettings, "dataBits" | "stopBits"> {
+interface SerialEndpoint extends SerialSettings {
     transport: "rtu";
-    dataBits: number;
-    stopBits: number;
 }
 
 export type Endpoint = NetworkEndpoint | SerialEndpoint;
@@ -86,7 +85,7 @@ export function sharedLink(endpoint: Endpoint): ModbusLink {
     if (!link) {
         const strays = new Strays();
         link = new ModbusLink({
-            line: lineOf(endpoint),
+            kind: kindOf(endpoint),
             createTransport: (onLost) => createTransport(endpoint, strays, onLost),
             onUnused: () => links.delete(key),
         });
@@ -95,10 +94,10 @@ export function sharedLink(endpoint: Endpoint): ModbusLink {
     return link;
 }
 
-function lineOf(endpoint: Endpoint): LinkLine {
-    if (!isSerial(endpoint)) return { transport: endpoint.transport ?? "tcp" };
-    const { transport, baud, parity, dataBits, stopBits } = endpoint;
-    return { transport, baud, bitsPerCharacter: 1 + dataBits + (parity === "none" ? 0 : 1) + stopBits };
+function kindOf(endpoint: Endpoint): LinkKind {
+    if (!isSerial(endpoint)) return { kind: endpoint.transport ?? "tcp" };
+    const { baud, parity, dataBits, stopBits } = endpoint;
+    return { kind: "rtu", baud, characterBits: 1 + dataBits + (parity === "none" ? 0 : 1) + stopBits };
 }
 
 function createTransport(endpoint: Endpoint, strays: Strays, onLost: (error: ModbusError) => void): Transport {
@@ -109,11 +108,10 @@ function createTransport(endpoint: Endpoint, strays: Strays, onLost: (error: Mod
     }
     if (isSerial(endpoint)) {
         const framing = new RtuFraming(strays);
-        const { baud = 0, bitsPerCharacter = 0 } = lineOf(endpoint);
-        const wire = new SerialTransport({ ...(endpoint as SerialSettings), framing, onLost });
-        return new RtuTransport({ framing, wire, characterMs: (bitsPerCharacter * 1_000) / baud });
+        const { baud = 0, characterBits = 0 } = kindOf(endpoint);
+        return new RtuTransport({ framing, wire: new SerialTransport({ ...endpoint, framing, onLost }), characterMs: (characterBits * 1_000) / baud });
     }
-    return new TcpTransport({ host: endpoint.host, port: endpoint.port, framing: new MbapFraming(), onLost });
+    return new TcpTransport({ ...endpoint, framing: new MbapFraming(), onLost });
 }
 
 /**

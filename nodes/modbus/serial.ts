@@ -7,8 +7,8 @@ export interface SerialSettings {
     path: string;
     baud: number;
     parity: "none" | "even" | "odd";
-    dataBits: 7 | 8;
-    stopBits: 1 | 2;
+    dataBits: number;
+    stopBits: number;
 }
 
 /** What of a port of the npm package serialport is used. */

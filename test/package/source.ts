@@ -7,6 +7,7 @@ export const manifest = JSON.parse(readFileSync(path.join(root, "package.json"),
     name: string;
     engines: { node: string };
     dependencies: Record<string, string>;
+    peerDependencies: Record<string, string>;
     "node-red": { nodes: Record<string, string>; plugins: Record<string, string> };
 };
 
