@@ -2,23 +2,23 @@ import { WattError } from "../common/errors.js";
 import { isBits, MAX_BITS, MAX_REGISTERS } from "./pdu.js";
 import type { Table } from "./transport.js";
 
-/** What is read as one and never cut: a value, a value with its scale register, registers that may only be read together. */
-export interface ReadItem {
+/** Neighbouring registers, or bits of the tables coil and discrete. */
+export interface Span {
     table: Table;
     /** 0-based wire address, 0..65535. */
     address: number;
-    /** Registers, or bits of the tables coil and discrete. */
     size: number;
+}
+
+/** What is read as one and never cut: a value, a value with its scale register, registers that may only be read together. */
+export interface ReadItem extends Span {
     /** For messages and the dialog. */
     name?: string;
 }
 
-/** Neighbouring registers or bits. */
-export interface Range {
-    /** Without one it holds for every table. */
+/** Neighbouring registers or bits; without a table those of every table. */
+export interface Range extends Omit<Span, "table"> {
     table?: Table;
-    address: number;
-    size: number;
 }
 
 /** What a read costs on a link: `requestMs` each, and `registerMs` for every register or 16 bits in it. */
@@ -275,7 +275,7 @@ class TablePlanner<I extends ReadItem> {
     }
 }
 
-function hits(ranges: readonly Range[] | undefined, table: Table, start: number, end: number): boolean {
+export function hits(ranges: readonly Range[] | undefined, table: Table, start: number, end: number): boolean {
     if (start >= end) return false;
     return ranges?.some((range) => (range.table ?? table) === table && range.address < end && range.address + range.size > start) ?? false;
 }

@@ -1,0 +1,398 @@
+import { type Clock, systemClock } from "../common/clock.js";
+import { WattError } from "../common/errors.js";
+import { type Hole, Holes, SizeLimit } from "./learned.js";
+import { describe, isBits } from "./pdu.js";
+import { hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
+import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
+
+export interface BlockReaderOptions extends Omit<PlanOptions, "holes"> {
+    clock?: Clock;
+}
+
+/** What a unit taught: for the dialog and for diagnostics. */
+export interface Learned {
+    holes: readonly Hole[];
+    /** Most registers and bits that are asked for at once; Infinity where only the settings limit them. */
+    maxRegisters: number;
+    maxBits: number;
+}
+
+/** How often a device that is busy is asked again, for one read and in one call, and after what pause at first, ms. */
+const BUSY_TRIES = 4;
+const BUSY_TRIES_A_CALL = 8;
+const BUSY_PAUSE_MS = 50;
+/** Reads of one call beyond the plan that look for what is refused. */
+const MOST_SEARCHES = 32;
+/** Values that are tried alone when a unit refuses everything. */
+const MOST_PROBES = 3;
+
+/**
+ * Reads the values of one unit in the fewest reads, and learns what the unit cannot do: registers that it refuses (exceptions 2
+ * and 3) and reads that are too long for it. What it refuses is found by bisection, remembered only when the unit answers
+ * another read afterwards, left out of later reads, and tried again now and then.
+ */
+export class BlockReader<I extends ReadItem> {
+    private readonly memory: Memory;
+    private plans = new WeakMap<readonly I[], { version: string; plan: Plan<I> }>();
+
+    constructor(
+        private readonly reader: ModbusReader,
+        private readonly unit: number,
+        private readonly options: BlockReaderOptions,
+    ) {
+        this.memory = new Memory(options.clock ?? systemClock);
+    }
+
+    get learned(): Learned {
+        const { holes, registers, bits } = this.memory;
+        return { holes: holes.all, maxRegisters: registers.max, maxBits: bits.max };
+    }
+
+    /** Another device, another firmware: nothing of what was learned holds. */
+    forget(): void {
+        this.memory.clear();
+    }
+
+    /**
+     * The reads that `read` makes when nothing goes wrong.
+     * @throws WattError MODBUS_PLAN naming the items that no read can hold.
+     */
+    plan(items: readonly I[]): Plan<I> {
+        const { registers, bits, holes } = this.memory;
+        const version = `${this.reader.maxRegisters} ${registers.version} ${bits.version} ${holes.version}`;
+        const known = this.plans.get(items);
+        if (known?.version === version) return known.plan;
+        const plan = this.planFor(items, registers.max, bits.max);
+        this.plans.set(items, { version, plan });
+        return plan;
+    }
+
+    /**
+     * Every item with its bytes (big-endian words, or bits with the first in bit 0), or with why it could not be read. Settles
+     * after a bounded number of reads; the first one that gets no proper answer ends the call.
+     * @throws WattError MODBUS_PLAN where items are torn apart by the limits.
+     */
+    async read(items: readonly I[], signal?: AbortSignal): Promise<Map<I, Buffer | ModbusError>> {
+        const pass = new Pass<I>(this.reader, this.unit, this.options, this.memory, signal);
+        const limits = this.limits();
+        const possible: I[] = [];
+        for (const item of items) {
+            const fault = unreadable(item, limits);
+            if (fault) pass.results.set(item, new ModbusError("MODBUS_REQUEST", fault));
+            else possible.push(item);
+        }
+        const wanted = possible.length === items.length ? items : possible;
+        await pass.run(wanted, () => this.plan(wanted), (size, table) => this.longer(wanted, size, table));
+        return pass.results;
+    }
+
+    /** The plan with a learned limit lifted to `size`. */
+    private longer(items: readonly I[], size: number, table: Table): Plan<I> {
+        const { registers, bits } = this.memory;
+        return isBits(table) ? this.planFor(items, registers.max, size) : this.planFor(items, size, bits.max);
+    }
+
+    private planFor(items: readonly I[], maxRegisters: number, maxBits: number): Plan<I> {
+        const { holes } = this.memory;
+        const live = items.filter((item) => !holes.at(item));
+        const limits = this.limits();
+        const rest = { ...limits, holes: holes.all };
+        const least = (ofBits: boolean) => live.reduce((most, { table, size }) => (isBits(table) === ofBits ? Math.max(most, size) : most), 1);
+        try {
+            return planReads(live, {
+                ...rest,
+                maxRegisters: Math.min(limits.maxRegisters, Math.max(maxRegisters, least(false))),
+                maxBits: Math.min(limits.maxBits, Math.max(maxBits, least(true))),
+            });
+        } catch (error) {
+            // What may be read only once can hold items together that a learned limit would tear apart.
+            if (error instanceof WattError && (maxRegisters < Infinity || maxBits < Infinity)) return planReads(live, rest);
+            throw error;
+        }
+    }
+
+    private limits() {
+        const { maxRegisters = Infinity, maxBits = Infinity } = this.options;
+        return { ...this.options, maxRegisters: Math.min(maxRegisters, this.reader.maxRegisters), maxBits };
+    }
+}
+
+/** What is known of a unit beyond one call. */
+class Memory {
+    readonly holes = new Holes();
+    readonly registers = new SizeLimit();
+    readonly bits = new SizeLimit();
+    /** A read that was answered, short if possible: asking it again shows whether the unit is there. */
+    good: Span | undefined;
+    /** Where to go on when a unit refuses everything. */
+    turn = 0;
+
+    constructor(readonly clock: Clock) {}
+
+    limit(table: Table): SizeLimit {
+        return isBits(table) ? this.bits : this.registers;
+    }
+
+    clear(): void {
+        this.holes.clear();
+        this.registers.clear();
+        this.bits.clear();
+        this.good = undefined;
+    }
+}
+
+/** One call of `read`. */
+class Pass<I extends ReadItem> {
+    readonly results = new Map<I, Buffer | ModbusError>();
+    private searches = MOST_SEARCHES;
+    private retries = BUSY_TRIES_A_CALL;
+    private isAnswered = false;
+    /** Refused twice; known only once the unit answers something else after it. */
+    private pending: { span: Span; asked: Span; error: ModbusError }[] = [];
+
+    constructor(
+        private readonly reader: ModbusReader,
+        private readonly unit: number,
+        private readonly options: BlockReaderOptions,
+        private readonly memory: Memory,
+        private readonly signal: AbortSignal | undefined,
+    ) {}
+
+    async run(items: readonly I[], plan: () => Plan<I>, longer: (size: number, table: Table) => Plan<I>): Promise<void> {
+        try {
+            await this.checkSuspects(items);
+            const { blocks } = plan();
+            for (const item of items) {
+                const hole = this.memory.holes.at(item);
+                if (hole) this.results.set(item, hole.error);
+            }
+            const refused: { items: I[]; error: ModbusError }[] = [];
+            let clean = true;
+            for (const block of blocks) {
+                const error = await this.take(block.items);
+                clean &&= error === undefined;
+                if (error && isRefusal(error)) refused.push({ items: block.items, error });
+            }
+            if (refused.length > 0) await this.search(refused);
+            if (this.pending.length > 0) await this.askAgain();
+            if (this.isAnswered || blocks.length === 0) await this.recheck(items);
+            if (this.isAnswered && clean) await this.tryLonger(longer);
+        } catch (error) {
+            if (!(error instanceof ModbusError)) throw error;
+            for (const item of items) if (!this.results.has(item)) this.results.set(item, error);
+        }
+    }
+
+    /** After a failed long read: a short one that works shows that the length was the reason. */
+    private async checkSuspects(items: readonly I[]): Promise<void> {
+        for (const limit of [this.memory.registers, this.memory.bits]) {
+            const { suspect } = limit;
+            if (suspect === undefined) continue;
+            const own = items.filter((item) => this.memory.limit(item.table) === limit && item.size < suspect && !this.memory.holes.at(item));
+            if (own.length === 0) continue;
+            const answer = await this.attempt(own.reduce((least, item) => (item.size < least.size ? item : least)));
+            if (answer instanceof ModbusError && isNoAnswer(answer)) throw answer;
+            limit.confirmSuspect(this.now());
+        }
+    }
+
+    /** Reads items as one block. @returns The error that they have all got. */
+    private async take(items: readonly I[]): Promise<ModbusError | undefined> {
+        const span = hull(items);
+        const answer = await this.ask(span);
+        for (const item of items) this.results.set(item, answer instanceof ModbusError ? answer : slice(answer, span, item));
+        return answer instanceof ModbusError ? answer : undefined;
+    }
+
+    private async search(refused: { items: I[]; error: ModbusError }[]): Promise<void> {
+        if (!this.isAnswered && !(await this.isThere(refused.flatMap(({ items }) => items)))) return;
+        for (const { items } of refused) await this.bisect(items);
+    }
+
+    /** A unit that refuses everything may just be off or starting: is there anything that it answers? */
+    private async isThere(items: readonly I[]): Promise<boolean> {
+        await this.askAgain();
+        for (let i = 0; i < Math.min(MOST_PROBES, items.length) && !this.isAnswered; i++) {
+            await this.take([items[this.memory.turn++ % items.length]!]);
+        }
+        return this.isAnswered;
+    }
+
+    /** Repeats a read that worked before. */
+    private async askAgain(): Promise<void> {
+        const { good } = this.memory;
+        if (!good) return;
+        if ((await this.ask(good)) instanceof ModbusError) this.memory.good = undefined;
+    }
+
+    /** Finds what is refused among items that were refused as one block. */
+    private async bisect(items: readonly I[]): Promise<void> {
+        const first = items[0]!;
+        if (items.every(({ address, size }) => address === first.address && size === first.size)) {
+            if (!this.maySearch()) return;
+            const error = await this.take(items);
+            if (error && isRefusal(error)) this.pending.push({ span: first, asked: first, error });
+            return;
+        }
+        const middle = items.length >> 1;
+        const halves = [items.slice(0, middle), items.slice(middle)];
+        let whole = true;
+        for (const half of halves) {
+            if (!this.maySearch()) return;
+            const error = await this.take(half);
+            whole &&= error === undefined;
+            if (error && isRefusal(error)) await this.bisect(half);
+        }
+        if (whole) await this.searchBetween(hull(halves[0]!), hull(halves[1]!), hull(items));
+    }
+
+    /** Both parts can be read, the whole cannot: what lies between is refused, or the length, or to read across some address. */
+    private async searchBetween(left: Span, right: Span, whole: Span): Promise<void> {
+        const end = left.address + left.size;
+        const gap = { table: whole.table, address: end, size: right.address - end };
+        if (gap.size > 0) {
+            if (!this.maySearch()) return;
+            const answer = await this.ask(gap);
+            if (answer instanceof ModbusError) {
+                if (isRefusal(answer)) this.pending.push({ span: gap, asked: gap, error: answer });
+                return;
+            }
+        }
+        const limit = this.memory.limit(whole.table);
+        const blame = limit.blames(whole.size);
+        if (blame === "known" || this.isBarrier(whole) || !this.maySearch()) return;
+        const again = await this.ask(whole);
+        if (!(again instanceof ModbusError) || !isRefusal(again)) return;
+        if (blame === "new") limit.refused(whole.size, this.now());
+        else if (gap.size >= 0) this.pending.push({ span: gap, asked: whole, error: again });
+    }
+
+    private maySearch(): boolean {
+        return this.searches-- > 0;
+    }
+
+    /** Tries a hole again that was left alone long enough, one a call. */
+    private async recheck(items: readonly I[]): Promise<void> {
+        const { holes } = this.memory;
+        const hole = holes.due(this.now());
+        if (!hole) return;
+        holes.postpone(hole, this.now());
+        const answer = await this.ask(hole.asked);
+        if (answer instanceof ModbusError) return;
+        for (const item of items) if (holes.at(item) === hole) this.results.set(item, answer);
+        holes.remove(hole);
+    }
+
+    /** A learned limit may have been a coincidence, or be lower than need be: one longer read finds out, when nothing depends on it. */
+    private async tryLonger(longer: (size: number, table: Table) => Plan<I>): Promise<void> {
+        for (const table of ["holding", "coil"] as const) {
+            const limit = this.memory.limit(table);
+            const size = limit.trial(this.now());
+            if (size === undefined) continue;
+            const spans = longer(size, table).blocks.map((block) => ({ table: block.table, address: block.address, size: block.quantity }));
+            const trials = spans.filter((span) => this.memory.limit(span.table) === limit && span.size > limit.max && !this.isBarrier(span));
+            const longest = trials.toSorted((a, b) => b.size - a.size)[0];
+            const answer = longest && (await this.attempt(longest));
+            if (answer instanceof ModbusError && !isRefusal(answer) && !UNANSWERED.has(answer.code)) continue;
+            limit.tried(longest?.size, Buffer.isBuffer(answer), this.now());
+        }
+    }
+
+    private isBarrier({ table, address, size }: Span): boolean {
+        return hits(this.options.barriers, table, address, address + size);
+    }
+
+    /**
+     * Reads, again if the device is busy.
+     * @returns The data, or what the device says against this read.
+     * @throws ModbusError that ends the call: there is no proper answer.
+     */
+    private async ask(span: Span): Promise<Buffer | ModbusError> {
+        for (let attempt = 1; ; attempt++) {
+            const answer = await this.attempt(span);
+            if (!(answer instanceof ModbusError)) {
+                this.answered(span);
+                return answer;
+            }
+            if (UNANSWERED.has(answer.code)) this.memory.limit(span.table).failed(span.size);
+            if (isNoAnswer(answer)) throw answer;
+            if (!isBusy(answer) || attempt >= BUSY_TRIES || this.retries-- <= 0) return answer;
+            await this.pause(BUSY_PAUSE_MS * 2 ** (attempt - 1));
+        }
+    }
+
+    /** One read, and nothing learned from it. */
+    private async attempt(span: Span): Promise<Buffer | ModbusError> {
+        try {
+            return await this.send(span);
+        } catch (error) {
+            if (error instanceof ModbusError) return error;
+            throw error;
+        }
+    }
+
+    private async send({ table, address, size }: Span): Promise<Buffer> {
+        const request: ReadRequest = { unit: this.unit, table, address, quantity: size, ...(this.signal && { signal: this.signal }) };
+        const data = await this.reader.read(request);
+        const bytes = isBits(table) ? Math.ceil(size / 8) : size * 2;
+        if (data.length === bytes) return data;
+        throw new ModbusError("MODBUS_FRAME", `Unit ${this.unit} sent ${data.length} bytes instead of ${bytes} for ${describe(request)}.`);
+    }
+
+    private answered(span: Span): void {
+        const { holes, good } = this.memory;
+        this.isAnswered = true;
+        this.memory.limit(span.table).answered(span.size);
+        if ((!good || span.size <= good.size) && !this.isBarrier(span)) this.memory.good = span;
+        for (const { span: refused, asked, error } of this.pending) holes.add(refused, asked, error, this.now());
+        this.pending = [];
+    }
+
+    private async pause(ms: number): Promise<void> {
+        try {
+            await this.memory.clock.sleep(ms, this.signal);
+        } catch (error) {
+            throw new ModbusError("MODBUS_ABORTED", `The read of unit ${this.unit} was given up.`, { cause: error });
+        }
+    }
+
+    private now(): number {
+        return this.memory.clock.monotonic();
+    }
+}
+
+/** Failures that a read's length can be the reason for. */
+const UNANSWERED: ReadonlySet<string> = new Set(["MODBUS_TIMEOUT", "MODBUS_FRAME", "MODBUS_CLOSED"]);
+
+/** Nothing that the unit says against this very read: the next one would fail the same way. */
+function isNoAnswer({ code, unitOffline }: ModbusError): boolean {
+    return unitOffline || (code !== "MODBUS_EXCEPTION" && code !== "MODBUS_REQUEST");
+}
+
+/** Illegal address, illegal quantity (V1.1b3 §7): the same read will not work later either. */
+function isRefusal({ exception }: ModbusError): boolean {
+    return exception === 2 || exception === 3;
+}
+
+/** Device failure, acknowledge, busy (V1.1b3 §7): the same read may work later. */
+function isBusy({ exception }: ModbusError): boolean {
+    return exception === 4 || exception === 5 || exception === 6;
+}
+
+function hull(items: readonly ReadItem[]): Span {
+    const start = Math.min(...items.map(({ address }) => address));
+    const end = Math.max(...items.map(({ address, size }) => address + size));
+    return { table: items[0]!.table, address: start, size: end - start };
+}
+
+/** The bytes of an item in those of a block; bits move so that its first is bit 0. */
+function slice(data: Buffer, block: Span, { address, size }: ReadItem): Buffer {
+    const offset = address - block.address;
+    if (!isBits(block.table)) return data.subarray(offset * 2, (offset + size) * 2);
+    const bits = Buffer.alloc(Math.ceil(size / 8));
+    for (let i = 0; i < size; i++) {
+        const from = offset + i;
+        if ((data[from >> 3]! >> (from & 7)) & 1) bits[i >> 3]! |= 1 << (i & 7);
+    }
+    return bits;
+}

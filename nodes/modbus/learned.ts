@@ -1,0 +1,190 @@
+import type { Span } from "./plan.js";
+import type { ModbusError } from "./transport.js";
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+/** A refused range is tried again after this long, then after twice as long each time, up to a day: a device may be busy starting. */
+const FIRST_RECHECK_MS = HOUR_MS / 4;
+/** So many failures in a row of a length that worked before mean that it no longer does. */
+const STRIKES = 3;
+
+/** What a device refused to read; of size 0 it is the address that no read may reach across. */
+export interface Hole extends Readonly<Span> {
+    /** The read that was refused: the hole itself, or the shortest one across it. */
+    readonly asked: Span;
+    /** How it was refused. */
+    readonly error: ModbusError;
+    /** When to try again, on the monotonic clock. */
+    retryAt: number;
+    waitMs: number;
+}
+
+/** The ranges that a unit refuses. */
+export class Holes {
+    /** Counts every change. */
+    version = 0;
+    private readonly known = new Map<string, Hole>();
+
+    get all(): Hole[] {
+        return [...this.known.values()];
+    }
+
+    /** Undefined where exactly this range was not refused: a longer one may be readable, a device that cuts no value is free to say so. */
+    at(place: Span): Hole | undefined {
+        return this.known.get(key(place));
+    }
+
+    add({ table, address, size }: Span, asked: Span, error: ModbusError, now: number): void {
+        this.known.set(key({ table, address, size }), { table, address, size, asked, error, retryAt: now + FIRST_RECHECK_MS, waitMs: FIRST_RECHECK_MS });
+        this.version++;
+    }
+
+    remove(hole: Hole): void {
+        this.known.delete(key(hole));
+        this.version++;
+    }
+
+    /** The hole that is longest due to be tried again. */
+    due(now: number): Hole | undefined {
+        const due = this.all.filter(({ retryAt }) => retryAt <= now);
+        return due.toSorted((a, b) => a.retryAt - b.retryAt)[0];
+    }
+
+    /** Refused again, or not answered: asks less and less often. */
+    postpone(hole: Hole, now: number): void {
+        hole.waitMs = Math.min(DAY_MS, hole.waitMs * 2);
+        hole.retryAt = now + hole.waitMs;
+    }
+
+    clear(): void {
+        this.known.clear();
+        this.version++;
+    }
+}
+
+function key({ table, address, size }: Span): string {
+    return `${table} ${address}+${size}`;
+}
+
+/**
+ * The longest read that a unit takes, in registers or bits. Halved when a long read fails while short ones work; after that one
+ * longer read now and then finds out how much more it takes.
+ */
+export class SizeLimit {
+    /** Counts every change of `max`. */
+    version = 0;
+    /** Longest read to plan with. */
+    max = Infinity;
+    /** The length of a failed read. A short answer proves that the length was the reason. */
+    suspect: number | undefined;
+    /** Longest that was answered. */
+    private proven = 0;
+    private tooLong = Infinity;
+    private struck = 0;
+    private strikes = 0;
+    private trialAt = Infinity;
+    private trialSize = Infinity;
+    private pauseMs = 0;
+
+    answered(quantity: number): void {
+        this.proven = Math.max(this.proven, quantity);
+        if (quantity < this.struck) return;
+        this.strikes = 0;
+        this.struck = 0;
+        this.suspect = undefined;
+    }
+
+    /** No answer, or a broken one. */
+    failed(quantity: number): void {
+        if (quantity <= 1) return;
+        this.struck = quantity;
+        if (quantity <= this.proven && ++this.strikes < STRIKES) return;
+        this.suspect = quantity;
+    }
+
+    /** Whether a refusal of this length, though not of its parts, can have its length as the reason, and whether that is known. */
+    blames(quantity: number): "no" | "new" | "known" {
+        if (quantity >= this.tooLong) return "known";
+        return quantity > this.proven ? "new" : "no";
+    }
+
+    /** A short read works after the suspected one did not. */
+    confirmSuspect(now: number): void {
+        const { suspect } = this;
+        if (suspect === undefined) return;
+        if (suspect <= this.proven) {
+            // The unit may have been away: the next failure of this length, now that short reads work, counts.
+            this.proven = 0;
+            this.suspect = undefined;
+            return;
+        }
+        this.limit(suspect, HOUR_MS);
+        // It may have been a coincidence: tried once more as soon as all else works.
+        this.trialSize = suspect;
+        this.trialAt = now;
+    }
+
+    /** The device said itself that this is too long: asking for less costs little. */
+    refused(quantity: number, now: number): void {
+        this.limit(quantity, 0);
+        this.schedule(now, 0);
+    }
+
+    private limit(quantity: number, pauseMs: number): void {
+        this.setMax(Math.max(Math.floor(quantity / 2), this.proven < quantity ? this.proven : 1));
+        this.tooLong = quantity;
+        this.strikes = 0;
+        this.struck = 0;
+        this.suspect = undefined;
+        this.pauseMs = pauseMs;
+    }
+
+    /** The length to plan a trial with, if it is time for one. */
+    trial(now: number): number | undefined {
+        return this.trialAt <= now ? this.trialSize : undefined;
+    }
+
+    /** @param quantity What was tried, or undefined where nothing would become longer. */
+    tried(quantity: number | undefined, isAnswered: boolean, now: number): void {
+        if (quantity === undefined) {
+            this.rest(now);
+        } else if (!isAnswered) {
+            this.tooLong = Math.min(this.tooLong, quantity);
+            this.schedule(now, this.pauseMs);
+        } else if (quantity >= this.tooLong) {
+            this.proven = quantity;
+            this.clear();
+        } else {
+            this.proven = quantity;
+            this.setMax(quantity);
+            this.schedule(now, 0);
+        }
+    }
+
+    clear(): void {
+        this.setMax(Infinity);
+        this.tooLong = this.trialAt = this.trialSize = Infinity;
+        this.suspect = undefined;
+    }
+
+    private schedule(now: number, waitMs: number): void {
+        const middle = Math.floor((this.max + this.tooLong) / 2);
+        if (middle <= this.max) {
+            this.rest(now);
+            return;
+        }
+        this.trialSize = middle;
+        this.trialAt = now + waitMs;
+    }
+
+    /** Known well enough; tomorrow it may be another device or gateway. */
+    private rest(now: number): void {
+        this.trialSize = Infinity;
+        this.trialAt = now + DAY_MS;
+    }
+
+    private setMax(max: number): void {
+        this.max = max;
+        this.version++;
+    }
+}
