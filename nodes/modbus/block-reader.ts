@@ -1,8 +1,8 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import { type Hole, Holes, SizeLimit } from "./learned.js";
+import { type Hole, Holes, keyOf, SizeLimit } from "./learned.js";
 import { describe, isBits } from "./pdu.js";
-import { hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
+import { type Block, hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
 
 export interface BlockReaderOptions extends Omit<PlanOptions, "holes"> {
@@ -124,6 +124,10 @@ class Memory {
     readonly bits = new SizeLimit();
     /** A read that was answered, short if possible: asking it again shows whether the unit is there. */
     good: Span | undefined;
+    /** A read that got no proper answer; the unit has not been heard since. */
+    suspect: Suspect | undefined;
+    /** Reads that got no proper answer when they were last made. */
+    readonly failures = new Map<string, { span: Span; times: number }>();
     /** Where to go on when a unit refuses everything. */
     turn = 0;
 
@@ -133,12 +137,41 @@ class Memory {
         return isBits(table) ? this.bits : this.registers;
     }
 
+    failed(items: readonly Span[], error: ModbusError): void {
+        const span = hull(items);
+        this.suspect = { span, cutAt: middleOf(items), isOne: isOne(items), error };
+        const { times = 0 } = this.failures.get(keyOf(span)) ?? {};
+        this.failures.set(keyOf(span), { span, times: times + 1 });
+    }
+
+    /** How often reads failed in a row that have something in common with this one. */
+    failuresOf(span: Span): number {
+        let most = 0;
+        for (const failure of this.failures.values()) if (overlaps(failure.span, span)) most = Math.max(most, failure.times);
+        return most;
+    }
+
+    answered(span: Span): void {
+        this.limit(span.table).answered(span.size);
+        this.failures.delete(keyOf(span));
+    }
+
     clear(): void {
         this.holes.clear();
         this.registers.clear();
         this.bits.clear();
         this.good = undefined;
+        this.suspect = undefined;
+        this.failures.clear();
     }
+}
+
+interface Suspect {
+    span: Span;
+    /** Where it can be parted without cutting an item. */
+    cutAt: number | undefined;
+    isOne: boolean;
+    error: ModbusError;
 }
 
 /** One call of `read`. */
@@ -160,7 +193,7 @@ class Pass<I extends ReadItem> {
 
     async run(items: readonly I[], plan: () => Plan<I>, longer: (size: number, table: Table) => Plan<I>): Promise<void> {
         try {
-            await this.checkSuspects(items);
+            await this.checkSuspect(items);
             const { blocks } = plan();
             for (const item of items) {
                 const hole = this.memory.holes.at(item);
@@ -168,7 +201,7 @@ class Pass<I extends ReadItem> {
             }
             const refused: { items: I[]; error: ModbusError }[] = [];
             let clean = true;
-            for (const block of blocks) {
+            for (const block of this.inOrder(blocks)) {
                 const error = await this.take(block.items);
                 clean &&= error === undefined;
                 if (error && isRefusal(error)) refused.push({ items: block.items, error });
@@ -183,29 +216,59 @@ class Pass<I extends ReadItem> {
         }
     }
 
-    /** After a failed long read: a short one that works shows that the length was the reason. */
-    private async checkSuspects(items: readonly I[]): Promise<void> {
-        for (const limit of [this.memory.registers, this.memory.bits]) {
-            const { suspect } = limit;
-            if (suspect === undefined) continue;
-            const own = items.filter((item) => this.memory.limit(item.table) === limit && item.size < suspect && !this.memory.holes.at(item));
-            if (own.length === 0) continue;
-            const answer = await this.attempt(own.reduce((least, item) => (item.size < least.size ? item : least)));
-            if (answer instanceof ModbusError && isNoAnswer(answer)) throw answer;
-            limit.confirmSuspect(this.now());
+    /** A read got no proper answer: if the unit answers another one now, it was that read's own fault. */
+    private async checkSuspect(items: readonly I[]): Promise<void> {
+        const { memory } = this;
+        const { suspect } = memory;
+        if (!suspect) return;
+        const other = this.besides(suspect.span, items);
+        if (!other) return;
+        const answer = await this.attempt(other);
+        if (answer instanceof ModbusError && isNoAnswer(answer)) {
+            memory.good = undefined;
+            throw answer;
         }
+        memory.suspect = undefined;
+        this.blame(suspect);
+    }
+
+    /** Something else to read, or at least something shorter. */
+    private besides(span: Span, items: readonly I[]): Span | undefined {
+        const { good, holes } = this.memory;
+        const isOther = (one: Span) => !holes.at(one) && (one.size < span.size || !overlaps(one, span));
+        if (good && isOther(good)) return good;
+        const others = items.filter(isOther);
+        return others[this.memory.turn++ % Math.max(1, others.length)];
+    }
+
+    private blame({ span, cutAt, isOne: isSingle, error }: Suspect): void {
+        const { holes, failures } = this.memory;
+        const limit = this.memory.limit(span.table);
+        const { times = 0 } = failures.get(keyOf(span)) ?? {};
+        if (!isSingle && limit.blames(span.size) === "new") limit.unanswered(span.size, this.now());
+        else if (times < 2) return;
+        else if (isSingle || cutAt === undefined) holes.add(span, span, error, this.now());
+        else holes.add({ table: span.table, address: cutAt, size: 0 }, span, error, this.now());
+        failures.delete(keyOf(span));
     }
 
     /** Reads items as one block. @returns The error that they have all got. */
     private async take(items: readonly I[]): Promise<ModbusError | undefined> {
         const span = hull(items);
-        const answer = await this.ask(span);
+        const answer = await this.ask(span, items);
         for (const item of items) this.results.set(item, answer instanceof ModbusError ? answer : slice(answer, span, item));
         return answer instanceof ModbusError ? answer : undefined;
     }
 
+    /** What failed last time comes last: nothing else waits for it. */
+    private inOrder(blocks: readonly Block<I>[]): readonly Block<I>[] {
+        const failures = (block: Block<I>) => this.memory.failuresOf({ ...block, size: block.quantity });
+        return this.memory.failures.size === 0 ? blocks : blocks.toSorted((a, b) => failures(a) - failures(b));
+    }
+
     private async search(refused: { items: I[]; error: ModbusError }[]): Promise<void> {
-        if (!this.isAnswered && !(await this.isThere(refused.flatMap(({ items }) => items)))) return;
+        const untried = refused.filter(({ items }) => !isOne(items)).flatMap(({ items }) => items);
+        if (!this.isAnswered && !(await this.isThere(untried))) return;
         for (const { items } of refused) await this.bisect(items);
     }
 
@@ -227,11 +290,10 @@ class Pass<I extends ReadItem> {
 
     /** Finds what is refused among items that were refused as one block. */
     private async bisect(items: readonly I[]): Promise<void> {
-        const first = items[0]!;
-        if (items.every(({ address, size }) => address === first.address && size === first.size)) {
+        if (isOne(items)) {
             if (!this.maySearch()) return;
             const error = await this.take(items);
-            if (error && isRefusal(error)) this.pending.push({ span: first, asked: first, error });
+            if (error && isRefusal(error)) this.refuse(hull(items), error);
             return;
         }
         const middle = items.length >> 1;
@@ -254,7 +316,7 @@ class Pass<I extends ReadItem> {
             if (!this.maySearch()) return;
             const answer = await this.ask(gap);
             if (answer instanceof ModbusError) {
-                if (isRefusal(answer)) this.pending.push({ span: gap, asked: gap, error: answer });
+                if (isRefusal(answer)) this.refuse(gap, answer);
                 return;
             }
         }
@@ -264,7 +326,11 @@ class Pass<I extends ReadItem> {
         const again = await this.ask(whole);
         if (!(again instanceof ModbusError) || !isRefusal(again)) return;
         if (blame === "new") limit.refused(whole.size, this.now());
-        else if (gap.size >= 0) this.pending.push({ span: gap, asked: whole, error: again });
+        else this.refuse(gap.size < 0 ? whole : gap, again, whole);
+    }
+
+    private refuse(span: Span, error: ModbusError, asked = span): void {
+        this.pending.push({ span, asked, error });
     }
 
     private maySearch(): boolean {
@@ -277,7 +343,7 @@ class Pass<I extends ReadItem> {
         const hole = holes.due(this.now());
         if (!hole) return;
         holes.postpone(hole, this.now());
-        const answer = await this.ask(hole.asked);
+        const answer = await this.attempt(hole.asked);
         if (answer instanceof ModbusError) return;
         for (const item of items) if (holes.at(item) === hole) this.results.set(item, answer);
         holes.remove(hole);
@@ -307,14 +373,14 @@ class Pass<I extends ReadItem> {
      * @returns The data, or what the device says against this read.
      * @throws ModbusError that ends the call: there is no proper answer.
      */
-    private async ask(span: Span): Promise<Buffer | ModbusError> {
+    private async ask(span: Span, items?: readonly I[]): Promise<Buffer | ModbusError> {
         for (let attempt = 1; ; attempt++) {
             const answer = await this.attempt(span);
             if (!(answer instanceof ModbusError)) {
                 this.answered(span);
                 return answer;
             }
-            if (UNANSWERED.has(answer.code)) this.memory.limit(span.table).failed(span.size);
+            if (items && UNANSWERED.has(answer.code)) this.memory.failed(items, answer);
             if (isNoAnswer(answer)) throw answer;
             if (!isBusy(answer) || attempt >= BUSY_TRIES || this.retries-- <= 0) return answer;
             await this.pause(BUSY_PAUSE_MS * 2 ** (attempt - 1));
@@ -342,7 +408,7 @@ class Pass<I extends ReadItem> {
     private answered(span: Span): void {
         const { holes, good } = this.memory;
         this.isAnswered = true;
-        this.memory.limit(span.table).answered(span.size);
+        this.memory.answered(span);
         if ((!good || span.size <= good.size) && !this.isBarrier(span)) this.memory.good = span;
         for (const { span: refused, asked, error } of this.pending) holes.add(refused, asked, error, this.now());
         this.pending = [];
@@ -361,7 +427,7 @@ class Pass<I extends ReadItem> {
     }
 }
 
-/** Failures that a read's length can be the reason for. */
+/** Failures that the read itself can be the reason for. */
 const UNANSWERED: ReadonlySet<string> = new Set(["MODBUS_TIMEOUT", "MODBUS_FRAME", "MODBUS_CLOSED"]);
 
 /** Nothing that the unit says against this very read: the next one would fail the same way. */
@@ -379,7 +445,30 @@ function isBusy({ exception }: ModbusError): boolean {
     return exception === 4 || exception === 5 || exception === 6;
 }
 
-function hull(items: readonly ReadItem[]): Span {
+function isSame(a: Span, b: Span): boolean {
+    return a.table === b.table && a.address === b.address && a.size === b.size;
+}
+
+function overlaps(a: Span, b: Span): boolean {
+    return a.table === b.table && a.address < b.address + b.size && b.address < a.address + a.size;
+}
+
+/** One of them holds all others: nothing to take apart. */
+function isOne(items: readonly Span[]): boolean {
+    const whole = hull(items);
+    return items.some((item) => isSame(item, whole));
+}
+
+/** The address nearest the middle of items in order at which none of them is cut. */
+function middleOf(items: readonly Span[]): number | undefined {
+    const ends = items.map((_, i) => Math.max(...items.slice(0, i).map(({ address, size }) => address + size)));
+    const cuts = items.flatMap(({ address }, i) => (i > 0 && ends[i]! <= address ? [i] : []));
+    const middle = items.length / 2;
+    const nearest = cuts.toSorted((a, b) => Math.abs(a - middle) - Math.abs(b - middle))[0];
+    return nearest === undefined ? undefined : items[nearest]!.address;
+}
+
+function hull(items: readonly Span[]): Span {
     const start = Math.min(...items.map(({ address }) => address));
     const end = Math.max(...items.map(({ address, size }) => address + size));
     return { table: items[0]!.table, address: start, size: end - start };

@@ -5,8 +5,6 @@ const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 /** A refused range is tried again after this long, then after twice as long each time, up to a day: a device may be busy starting. */
 const FIRST_RECHECK_MS = HOUR_MS / 4;
-/** So many failures in a row of a length that worked before mean that it no longer does. */
-const STRIKES = 3;
 
 /** What a device refused to read; of size 0 it is the address that no read may reach across. */
 export interface Hole extends Readonly<Span> {
@@ -31,16 +29,18 @@ export class Holes {
 
     /** Undefined where exactly this range was not refused: a longer one may be readable, a device that cuts no value is free to say so. */
     at(place: Span): Hole | undefined {
-        return this.known.get(key(place));
+        return this.known.get(keyOf(place));
     }
 
     add({ table, address, size }: Span, asked: Span, error: ModbusError, now: number): void {
-        this.known.set(key({ table, address, size }), { table, address, size, asked, error, retryAt: now + FIRST_RECHECK_MS, waitMs: FIRST_RECHECK_MS });
+        // Cuts on the way to it have served.
+        for (const hole of this.all) if (size > 0 && hole.size === 0 && contains(hole.asked, { table, address, size })) this.known.delete(keyOf(hole));
+        this.known.set(keyOf({ table, address, size }), { table, address, size, asked, error, retryAt: now + FIRST_RECHECK_MS, waitMs: FIRST_RECHECK_MS });
         this.version++;
     }
 
     remove(hole: Hole): void {
-        this.known.delete(key(hole));
+        this.known.delete(keyOf(hole));
         this.version++;
     }
 
@@ -62,7 +62,12 @@ export class Holes {
     }
 }
 
-function key({ table, address, size }: Span): string {
+function contains(outer: Span, inner: Span): boolean {
+    return outer.table === inner.table && outer.address <= inner.address && outer.address + outer.size >= inner.address + inner.size;
+}
+
+/** A span as the key of a map. */
+export function keyOf({ table, address, size }: Span): string {
     return `${table} ${address}+${size}`;
 }
 
@@ -75,52 +80,28 @@ export class SizeLimit {
     version = 0;
     /** Longest read to plan with. */
     max = Infinity;
-    /** The length of a failed read. A short answer proves that the length was the reason. */
-    suspect: number | undefined;
     /** Longest that was answered. */
     private proven = 0;
     private tooLong = Infinity;
-    private struck = 0;
-    private strikes = 0;
     private trialAt = Infinity;
     private trialSize = Infinity;
     private pauseMs = 0;
 
     answered(quantity: number): void {
         this.proven = Math.max(this.proven, quantity);
-        if (quantity < this.struck) return;
-        this.strikes = 0;
-        this.struck = 0;
-        this.suspect = undefined;
     }
 
-    /** No answer, or a broken one. */
-    failed(quantity: number): void {
-        if (quantity <= 1) return;
-        this.struck = quantity;
-        if (quantity <= this.proven && ++this.strikes < STRIKES) return;
-        this.suspect = quantity;
-    }
-
-    /** Whether a refusal of this length, though not of its parts, can have its length as the reason, and whether that is known. */
+    /** Whether the length can be the reason why a read failed and a shorter one did not, and whether that is known. */
     blames(quantity: number): "no" | "new" | "known" {
         if (quantity >= this.tooLong) return "known";
         return quantity > this.proven ? "new" : "no";
     }
 
-    /** A short read works after the suspected one did not. */
-    confirmSuspect(now: number): void {
-        const { suspect } = this;
-        if (suspect === undefined) return;
-        if (suspect <= this.proven) {
-            // The unit may have been away: the next failure of this length, now that short reads work, counts.
-            this.proven = 0;
-            this.suspect = undefined;
-            return;
-        }
-        this.limit(suspect, HOUR_MS);
+    /** A read of this length was not answered, a shorter one was. */
+    unanswered(quantity: number, now: number): void {
+        this.limit(quantity, HOUR_MS);
         // It may have been a coincidence: tried once more as soon as all else works.
-        this.trialSize = suspect;
+        this.trialSize = quantity;
         this.trialAt = now;
     }
 
@@ -128,15 +109,6 @@ export class SizeLimit {
     refused(quantity: number, now: number): void {
         this.limit(quantity, 0);
         this.schedule(now, 0);
-    }
-
-    private limit(quantity: number, pauseMs: number): void {
-        this.setMax(Math.max(Math.floor(quantity / 2), this.proven < quantity ? this.proven : 1));
-        this.tooLong = quantity;
-        this.strikes = 0;
-        this.struck = 0;
-        this.suspect = undefined;
-        this.pauseMs = pauseMs;
     }
 
     /** The length to plan a trial with, if it is time for one. */
@@ -151,11 +123,12 @@ export class SizeLimit {
         } else if (!isAnswered) {
             this.tooLong = Math.min(this.tooLong, quantity);
             this.schedule(now, this.pauseMs);
-        } else if (quantity >= this.tooLong) {
-            this.proven = quantity;
-            this.clear();
         } else {
             this.proven = quantity;
+            if (quantity >= this.tooLong) {
+                this.clear();
+                return;
+            }
             this.setMax(quantity);
             this.schedule(now, 0);
         }
@@ -164,9 +137,15 @@ export class SizeLimit {
     clear(): void {
         this.setMax(Infinity);
         this.tooLong = this.trialAt = this.trialSize = Infinity;
-        this.suspect = undefined;
     }
 
+    private limit(quantity: number, pauseMs: number): void {
+        this.setMax(Math.max(1, Math.floor(quantity / 2), this.proven));
+        this.tooLong = quantity;
+        this.pauseMs = pauseMs;
+    }
+
+    /** Half way between what works and what does not. */
     private schedule(now: number, waitMs: number): void {
         const middle = Math.floor((this.max + this.tooLong) / 2);
         if (middle <= this.max) {

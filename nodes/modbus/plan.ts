@@ -39,7 +39,7 @@ export interface PlanOptions {
     forbidden?: readonly Range[];
     /** Reading them has an effect, such as a reset: read only as an item's own, and once in a plan. */
     barriers?: readonly Range[];
-    /** Found to be refused: not read in a gap. One of size 0 forbids to read across its address. */
+    /** Found to be refused: not read in a gap, nor whole but by an item. One of size 0 forbids to read across its address. */
     holes?: readonly Range[];
     cost: LinkCost;
 }
@@ -211,9 +211,11 @@ class TablePlanner<I extends ReadItem> {
         for (let j = 1; j <= hosts.length; j++) {
             best[j] = Infinity;
             const { end } = hosts[j - 1]!;
+            const beyond = this.lastHole(end);
             for (let i = j - 1; i >= 0; i--) {
-                const span = end - hosts[i]!.start;
-                if (span > this.most) break;
+                const { start } = hosts[i]!;
+                const span = end - start;
+                if (span > this.most || (start <= beyond && i < j - 1)) break;
                 const cost = best[i]! + requestMs + this.registerMs * span;
                 // Where it makes no difference, the longer block.
                 if (!joints[i] && cost <= best[j]!) {
@@ -227,7 +229,8 @@ class TablePlanner<I extends ReadItem> {
         const blocks: Block<I>[] = [];
         for (let j = hosts.length; j > 0; j = from[j]!) {
             const block = this.block(from[j]!, j);
-            if (j < hosts.length) block.cut = walls[j] ?? this.choice(j);
+            const next = blocks[0];
+            if (next) block.cut = walls[j] ?? this.choice(block, next);
             blocks.unshift(block);
         }
         return blocks;
@@ -263,10 +266,20 @@ class TablePlanner<I extends ReadItem> {
         return before !== undefined && hits(this.options.barriers, this.table, this.hosts[index]!.start, before.end);
     }
 
-    /** Why a block was not read on to this host although it might have been: a gap that costs less is only left out at the limit. */
-    private choice(index: number): Cut {
-        const gap = this.hosts[index]!.start - this.hosts[index - 1]!.end;
-        return gap * this.registerMs > this.options.cost.requestMs ? "gap" : "limit";
+    /** Where the last hole begins that ends by `end`. */
+    private lastHole(end: number): number {
+        let last = -1;
+        for (const { table = this.table, address, size } of this.options.holes ?? []) {
+            if (table === this.table && size > 0 && address + size <= end) last = Math.max(last, address);
+        }
+        return last;
+    }
+
+    /** Why two blocks are not one although what lies between might be read: a gap that costs less is only left out at a limit. */
+    private choice(block: Block<I>, next: Block<I>): Cut {
+        const gap = next.address - block.address - block.quantity;
+        if (gap * this.registerMs > this.options.cost.requestMs) return "gap";
+        return next.address + next.quantity - block.address > this.most ? "limit" : "hole";
     }
 
     private tornApart({ items }: Host<I>): string {

@@ -47,6 +47,8 @@ function allowed({ table, start, end }: Hull, all: readonly ReadItem[], rules: P
         if (rules.gaps === "never" || covers(rules.barriers, register) || covers(rules.holes, register)) return false;
         if (rules.gaps === "declared" && !covers(rules.readable, register)) return false;
     }
+    const isOne = own.some(({ address, size }) => address === start && address + size === end);
+    if (!isOne && rules.holes!.some(({ address, size }) => size > 0 && address >= start && address + size <= end)) return false;
     return !rules.holes!.some(({ address, size }) => size === 0 && address > start && address < end && !whole(address));
 }
 
