@@ -18,7 +18,7 @@ const NOTHING = Buffer.alloc(0);
  */
 export class MbapFraming implements Framing {
     readonly resyncs: boolean = false;
-    private transaction = 0;
+    protected transaction = 0;
     private sent = 0;
     private awaited: ModbusRequest | undefined;
     private checkUnit = true;
@@ -44,7 +44,11 @@ export class MbapFraming implements Framing {
         let answer: Buffer | ModbusError | undefined;
         let at = 0;
         while (data.length - at >= PREFIX_LENGTH) {
-            const end = endOf(data, at);
+            const protocol = data.readUInt16BE(at + 2);
+            if (protocol !== 0) throw broken(`protocol id ${protocol} instead of 0`);
+            const length = data.readUInt16BE(at + 4);
+            if (length < MIN_LENGTH || length > MAX_LENGTH) throw broken(`a frame length of ${length}`);
+            const end = at + PREFIX_LENGTH + length;
             if (end > data.length) break;
             answer = this.take(data, at, end) ?? answer;
             at = end;
@@ -76,27 +80,30 @@ export class MbapFraming implements Framing {
 }
 
 /**
- * Modbus in UDP datagrams, each exactly one frame with the header of Modbus TCP. Nothing gets out of step, so a wrong datagram
- * costs the request that waits and no more. Late and repeated datagrams are known by their transaction and dropped.
+ * Modbus in UDP datagrams, each exactly one frame with the header of Modbus TCP. Nothing gets out of step, so datagrams that are no
+ * frame or answer another transaction, late and repeated ones, are dropped.
  */
 export class DatagramFraming extends MbapFraming {
     override readonly resyncs = true;
+    /** What came since the request and is no frame. */
+    private odd: ModbusError | undefined;
+
+    override encode(request: ModbusRequest, checkUnit: boolean): Buffer {
+        this.odd = undefined;
+        return super.encode(request, checkUnit);
+    }
 
     override receive(datagram: Buffer): Buffer | ModbusError | undefined {
-        if (datagram.length < PREFIX_LENGTH) throw broken(`a datagram of ${datagram.length} bytes`);
-        const end = endOf(datagram, 0);
-        if (end !== datagram.length) throw broken(`a frame of ${end} bytes in a datagram of ${datagram.length}`);
-        return this.take(datagram, 0, end);
+        const { length } = datagram;
+        const isFrame = length >= PREFIX_LENGTH + MIN_LENGTH && datagram.readUInt16BE(2) === 0 && PREFIX_LENGTH + datagram.readUInt16BE(4) === length;
+        if (!isFrame) this.odd = broken(`a datagram of ${length} bytes that is no frame`);
+        return isFrame && datagram.readUInt16BE(0) === this.transaction ? this.take(datagram, 0, length) : undefined;
     }
-}
 
-/** Where the frame at `at` ends. */
-function endOf(data: Buffer, at: number): number {
-    const protocol = data.readUInt16BE(at + 2);
-    if (protocol !== 0) throw broken(`protocol id ${protocol} instead of 0`);
-    const length = data.readUInt16BE(at + 4);
-    if (length < MIN_LENGTH || length > MAX_LENGTH) throw broken(`a frame length of ${length}`);
-    return at + PREFIX_LENGTH + length;
+    override abandon(): ModbusError | undefined {
+        super.abandon();
+        return this.odd;
+    }
 }
 
 function broken(what: string): ModbusError {

@@ -11,6 +11,9 @@ const CONFIRMATION_LENGTH = 6;
 /** After this long, ms, no answer to an earlier request is expected any more. */
 const STRAY_MS = 30_000;
 
+/** So many reads of different lengths are thought of to tell a late answer from a new one. */
+const MOST_FENCES = 4;
+
 /** Silence that ends a disturbance, ms. */
 const DRAIN_MS = 50;
 /** Silence between frames, characters; above 19200 bit/s a fixed time, ms (Modbus over Serial Line V1.02 §2.5.1.1). */
@@ -19,41 +22,55 @@ const GAP_MS = 1.75;
 
 const NOTHING = Buffer.alloc(0);
 
+/** A request whose answer may still come. */
+interface Stray {
+    signature: number;
+    until: number;
+}
+
 /**
  * Answers that may still come although nobody awaits them. RTU frames carry no transaction: an answer fits every request of the
  * same unit, function and byte count. Kept for an endpoint, whatever connections come and go.
  */
 export class Strays {
-    private readonly until = new Map<number, number>();
+    /** By unit, in the order they were sent. */
+    private readonly units = new Map<number, Stray[]>();
 
     add(request: ModbusRequest, now: number): void {
-        this.until.set(signature(request), now + STRAY_MS);
+        const strays = this.of(request, now);
+        this.units.set(request.unit, [...strays, { signature: signature(request), until: now + STRAY_MS }]);
     }
 
     /** The answer to an earlier request could pass for one to this. */
     threaten(request: ModbusRequest, now: number): boolean {
-        return this.until.size > 0 && (this.until.get(signature(request)) ?? -Infinity) > now;
+        if (!this.units.has(request.unit)) return false;
+        const mine = signature(request);
+        return this.of(request, now).some((stray) => stray.signature === mine);
     }
 
     /**
-     * A unit works off its requests in order, so whatever it answers, the answers to earlier requests are over; unless this one was
-     * itself an answer to an earlier request, and its own is still to come.
+     * A unit works off its requests in order. The answer that came may be the earliest that is expected of its kind; then this
+     * request's own is still to come. All that were sent before are over.
      */
     answered(request: ModbusRequest, isRefusal: boolean, now: number): void {
-        if (this.until.size === 0) return;
+        if (!this.units.has(request.unit)) return;
+        const strays = this.of(request, now);
         const mine = signature(request);
-        let isUncertain = this.threaten(request, now);
-        for (const [other, until] of this.until) {
-            if (other >> 16 === mine >> 16 && isRefusal && until > now) isUncertain = true;
-            if (other >> 16 === mine >> 16 || until <= now) this.until.delete(other);
-        }
-        if (isUncertain) this.add(request, now);
+        const earliest = strays.findIndex(({ signature: other }) => (isRefusal ? other >> 8 === mine >> 8 : other === mine));
+        this.units.delete(request.unit);
+        if (earliest < 0) return;
+        this.units.set(request.unit, strays.slice(earliest + 1));
+        this.add(request, now);
+    }
+
+    private of({ unit }: ModbusRequest, now: number): Stray[] {
+        return (this.units.get(unit) ?? []).filter(({ until }) => until > now);
     }
 }
 
-/** Unit, function and byte count in one number. */
+/** Function and byte count in one number. */
 function signature(request: ModbusRequest): number {
-    return (request.unit << 16) | (functionOf(request) << 8) | (isWrite(request) ? 0 : dataBytes(request));
+    return (functionOf(request) << 8) | (isWrite(request) ? 0 : dataBytes(request));
 }
 
 /**
@@ -151,16 +168,23 @@ export class RtuFraming implements Framing {
 
     /**
      * A read to be sent before a request whose answer could be mistaken for an earlier one's, or, for a write of one value, for its
-     * own echo. Its answer, data or refusal, has another function or byte count than any that is still expected; once it is
-     * there, so are all earlier ones, since a unit works off its requests in order. It reads nothing that the request does not name.
+     * own echo. Its answer, data or refusal, has another function or byte count than those that are still expected, as far as there
+     * are such; once it is there, so are all earlier ones, since a unit works off its requests in order. It reads no address that
+     * the request does not name.
      */
     fence(request: ModbusRequest): ReadRequest | undefined {
+        const now = this.clock.monotonic();
         const isEchoUnknown = this.echoes === undefined && isSingleWrite(request);
-        if (!isEchoUnknown && !this.strays.threaten(request, this.clock.monotonic())) return undefined;
+        if (!isEchoUnknown && !this.strays.threaten(request, now)) return undefined;
         const { unit, address, table } = request;
-        const first: ReadRequest = { unit, address, table, quantity: 1 };
-        const isDistinct = isWrite(request) || dataBytes(request) !== dataBytes(first);
-        return isDistinct ? first : { ...first, table: OTHER[table] };
+        const step = table === "coil" || table === "discrete" ? 8 : 1;
+        const fences: ReadRequest[] = [];
+        for (let quantity = 1; fences.length < MOST_FENCES && quantity <= (isWrite(request) ? 1 : request.quantity); quantity += step) {
+            const fence: ReadRequest = { unit, address, table, quantity };
+            if (isWrite(request) || dataBytes(fence) < dataBytes(request)) fences.push(fence);
+        }
+        fences.push({ unit, address, table: OTHER[table], quantity: 1 });
+        return fences.find((fence) => !this.strays.threaten(fence, now)) ?? fences[0];
     }
 
     /** Where the frame that begins at `at` ends if it is the awaited one; `at` itself if it is another. */
@@ -270,13 +294,15 @@ export class RtuTransport implements Transport {
 
     private async exchangeWithCare(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer> {
         const { framing } = this.options;
-        await this.silence(request, options.timeoutMs);
-        const fence = framing.fence(request);
-        if (fence) {
-            await this.send(fence, options).catch((error: unknown) => {
+        const limit = this.clock.monotonic() + 2 * options.timeoutMs;
+        await this.silence(request, limit);
+        for (let fence = framing.fence(request); fence; fence = framing.fence(request)) {
+            const left = limit - this.clock.monotonic();
+            if (left <= 0) throw broken(request, "answers to earlier requests keep coming: allow it more time");
+            await this.send(fence, { ...options, timeoutMs: Math.min(options.timeoutMs, left) }).catch((error: unknown) => {
                 if (!(error instanceof ModbusError) || error.code !== "MODBUS_EXCEPTION") throw error;
             });
-            await this.silence(request, options.timeoutMs);
+            await this.silence(request, limit);
         }
         return this.send(request, options);
     }
@@ -296,8 +322,7 @@ export class RtuTransport implements Transport {
         return framing.heardAt + needed - this.clock.monotonic();
     }
 
-    private async silence(request: ModbusRequest, timeoutMs: number): Promise<void> {
-        const limit = this.clock.monotonic() + timeoutMs + DRAIN_MS;
+    private async silence(request: ModbusRequest, limit: number): Promise<void> {
         for (let left = this.silenceMs(); left > 0 && !this.isClosed; left = this.silenceMs()) {
             if (this.clock.monotonic() >= limit) throw broken(request, "the line is never silent; does another master use it?");
             await this.pause(Math.ceil(left));

@@ -55,6 +55,7 @@ export abstract class WireTransport<O extends WireOptions> implements Transport 
     close(): Promise<void> {
         if (this.state !== "over") {
             this.state = "over";
+            this.options.framing.abandon();
             this.destroy();
         }
         this.settle()?.reject(this.closed("it was closed here"));
@@ -88,6 +89,7 @@ export abstract class WireTransport<O extends WireOptions> implements Transport 
         if (this.state === "over") return;
         const wasOpen = this.state === "open";
         this.state = "over";
+        this.options.framing.abandon();
         this.destroy();
         this.settle()?.reject(error);
         if (wasOpen) this.options.onLost(error);

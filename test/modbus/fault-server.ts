@@ -1,13 +1,18 @@
+import { createSocket, type Socket as UdpSocket } from "node:dgram";
 import { EventEmitter, once } from "node:events";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { crc16 } from "../../dist/modbus/crc.js";
 
-/** A read request as it came in. */
+/** A request as it came in. */
 export interface Asked {
+    /** 0 where there is none. */
     transaction: number;
     unit: number;
     function: number;
     address: number;
+    /** Or the value, of a write of one. */
     quantity: number;
+    pdu: Buffer;
     /** performance.now() at arrival. */
     at: number;
     /** Number of the connection it came on, from 1. */
@@ -19,8 +24,15 @@ export interface Peer {
     socket: Socket;
     /** The right answer, whole; behaviours bend it. */
     right: Buffer;
-    /** The right answer of the request before, on whatever connection; empty at first. */
+    /** The PDU of the right answer. */
+    pdu: Buffer;
+    /** The right answer of the request before, on whatever connection, and its PDU; empty at first. */
     previous: Buffer;
+    previousPdu: Buffer;
+    /** The request as it came. */
+    request: Buffer;
+    /** A frame around a PDU, as if it were the answer; of another unit if one is given. */
+    wrap: (pdu: Buffer | number[], unit?: number) => Buffer;
     send: (bytes: Buffer) => void;
     /** Runs after `ms`; given up when the server stops. */
     later: (ms: number, task: () => void) => void;
@@ -35,8 +47,11 @@ export type Registers = (unit: number, address: number, functionCode: number) =>
 /** Different at every unit, function and address, so that no wrong value looks right. */
 export const distinctWord: Registers = (unit, address, functionCode) => (unit * 7919 + functionCode * 104_729 + address * 31 + 17) & 0xffff;
 
+/** How frames look, and what carries them. */
+export type ServerWire = "tcp" | "rtutcp" | "udp";
+
 /**
- * A Modbus TCP server over real sockets that answers right unless told otherwise, and notes what clients do wrong.
+ * A Modbus server over real sockets that answers right unless told otherwise, and notes what clients do wrong.
  * `script` takes the behaviours of the next requests, in order; then `otherwise` holds.
  */
 export class FaultServer extends EventEmitter<{ request: [Asked]; connection: [Socket]; disconnection: [] }> {
@@ -50,19 +65,47 @@ export class FaultServer extends EventEmitter<{ request: [Asked]; connection: [S
     /** Broken requests, and requests sent while another was unanswered. */
     readonly violations: string[] = [];
     connections = 0;
+    /** Port of the last client over UDP. */
+    client = 0;
     readonly live = new Set<Socket>();
+    /** What makes answers late; in real time unless a test has its own. */
+    later = (ms: number, task: () => void): void => {
+        const timer = setTimeout(() => {
+            this.timers.delete(timer);
+            task();
+        }, ms);
+        this.timers.add(timer);
+    };
     private behaviours: Behaviour[] = [];
     private previous: Buffer = Buffer.alloc(0);
+    private previousPdu: Buffer = Buffer.alloc(0);
     private readonly timers = new Set<NodeJS.Timeout>();
     private server: Server | undefined;
+    private udp: UdpSocket | undefined;
 
-    static async start(port = 0): Promise<FaultServer> {
-        const server = new FaultServer();
+    constructor(readonly wire: ServerWire = "tcp") {
+        super();
+    }
+
+    static async start(port = 0, wire: ServerWire = "tcp"): Promise<FaultServer> {
+        const server = new FaultServer(wire);
         await server.listen(port);
         return server;
     }
 
     async listen(port = this.port): Promise<void> {
+        if (this.wire === "udp") {
+            const udp = createSocket("udp4");
+            this.udp = udp;
+            udp.on("message", (datagram, { port: from }) => {
+                this.client = from;
+                this.serve(datagram, {} as Socket, 1, (bytes) => udp.send(bytes, from, this.host));
+            });
+            udp.bind(port, this.host);
+            await once(udp, "listening");
+            this.port = udp.address().port;
+            return;
+        }
         const server = createServer((socket) => this.accept(socket));
         this.server = server;
         server.listen(port, this.host);
@@ -89,11 +132,14 @@ export class FaultServer extends EventEmitter<{ request: [Asked]; connection: [S
     async stop(): Promise<void> {
         for (const timer of this.timers) clearTimeout(timer);
         for (const socket of this.live) socket.destroy();
-        const { server } = this;
+        const { server, udp } = this;
         this.server = undefined;
-        if (!server) return;
-        server.close();
-        await once(server, "close");
+        this.udp = undefined;
+        for (const ending of [server, udp]) {
+            if (!ending) continue;
+            ending.close();
+            await once(ending as EventEmitter, "close");
+        }
     }
 
     private accept(socket: Socket): void {
@@ -114,48 +160,57 @@ export class FaultServer extends EventEmitter<{ request: [Asked]; connection: [S
         let rest = Buffer.alloc(0);
         socket.on("data", (chunk: Buffer) => {
             rest = Buffer.concat([rest, chunk]);
-            while (rest.length >= 12) {
-                const frame = rest.subarray(0, 12);
-                rest = rest.subarray(12);
+            for (let length = this.lengthOf(rest); length <= rest.length; length = this.lengthOf(rest)) {
+                const frame = rest.subarray(0, length);
+                rest = rest.subarray(length);
                 if (unanswered) this.violations.push("request sent while another was unanswered");
                 unanswered = true;
-                this.serve(frame, socket, connection, () => (unanswered = false));
+                this.serve(frame, socket, connection, (bytes) => {
+                    unanswered = false;
+                    if (socket.writable) socket.write(bytes);
+                });
             }
         });
     }
 
-    private serve(frame: Buffer, socket: Socket, connection: number, answered: () => void): void {
+    /** Of the request that begins here; more than there is while that is unknown. */
+    private lengthOf(bytes: Buffer): number {
+        if (this.wire !== "rtutcp") return bytes.length < 6 ? 6 : 6 + bytes.readUInt16BE(4);
+        return (bytes[1] ?? 0) < 15 ? 8 : 9 + (bytes[6] ?? 0);
+    }
+
+    private serve(frame: Buffer, socket: Socket, connection: number, send: (bytes: Buffer) => void): void {
+        const isRtu = this.wire === "rtutcp";
+        const pdu = isRtu ? frame.subarray(1, -2) : frame.subarray(7);
         const asked: Asked = {
-            transaction: frame.readUInt16BE(0),
-            unit: frame[6] as number,
-            function: frame[7] as number,
-            address: frame.readUInt16BE(8),
-            quantity: frame.readUInt16BE(10),
+            transaction: isRtu ? 0 : frame.readUInt16BE(0),
+            unit: frame[isRtu ? 0 : 6] as number,
+            function: pdu[0] as number,
+            address: pdu.readUInt16BE(1),
+            quantity: pdu.readUInt16BE(3),
+            pdu,
             at: performance.now(),
             connection,
         };
-        if (frame.readUInt16BE(2) !== 0 || frame.readUInt16BE(4) !== 6 || asked.function < 1 || asked.function > 4) {
-            this.violations.push(`broken request ${frame.toString("hex")}`);
-        }
+        const isBroken = isRtu ? crc16(frame) !== 0 : frame.readUInt16BE(2) !== 0 || frame.length !== this.lengthOf(frame);
+        if (isBroken || ![1, 2, 3, 4, 5, 6, 15, 16].includes(asked.function)) this.violations.push(`broken request ${frame.toString("hex")}`);
         this.asked.push(asked);
-        const right = answerTo(asked, this.registers);
+        const wrap: Peer["wrap"] = (body, unit = asked.unit) => (isRtu ? rtu(unit, body) : mbap(asked.transaction, unit, body));
+        const answer = answerTo(asked, this.registers);
+        const right = wrap(answer);
         const peer: Peer = {
             socket,
             right,
+            pdu: answer,
             previous: this.previous,
-            send: (bytes) => {
-                answered();
-                if (socket.writable) socket.write(bytes);
-            },
-            later: (ms, task) => {
-                const timer = setTimeout(() => {
-                    this.timers.delete(timer);
-                    task();
-                }, ms);
-                this.timers.add(timer);
-            },
+            previousPdu: this.previousPdu,
+            request: frame,
+            wrap,
+            send,
+            later: this.later,
         };
         this.previous = right;
+        this.previousPdu = answer;
         (this.behaviours.shift() ?? this.otherwise)(asked, peer);
         this.emit("request", asked);
     }
@@ -186,10 +241,17 @@ export function mbap(transaction: number, unit: number, pdu: Buffer | number[], 
     return Buffer.concat([header, body]);
 }
 
+/** An RTU frame. */
+export function rtu(unit: number, pdu: Buffer | number[]): Buffer {
+    const frame = Buffer.from([unit, ...pdu, 0, 0]);
+    frame.writeUInt16LE(crc16(frame, 0, frame.length - 2), frame.length - 2);
+    return frame;
+}
+
 function answerTo(asked: Asked, registers: Registers): Buffer {
+    if (asked.function > 4) return asked.pdu.subarray(0, 5);
     const data = rightData(asked, registers);
-    if (!data) return mbap(asked.transaction, asked.unit, [asked.function | 0x80, 2]);
-    return mbap(asked.transaction, asked.unit, Buffer.concat([Buffer.from([asked.function, data.length]), data]));
+    return Buffer.from(data ? [asked.function, data.length, ...data] : [asked.function | 0x80, 2]);
 }
 
 /** The right answer with some bytes changed. */
@@ -201,42 +263,43 @@ function bent(change: (frame: Buffer, asked: Asked) => void): Behaviour {
     };
 }
 
+/** The right answer with some bytes of its PDU changed, in a right frame. */
+function bentPdu(change: (pdu: Buffer) => void): Behaviour {
+    return (_asked, { pdu, wrap, send }) => {
+        const changed = Buffer.from(pdu);
+        change(changed);
+        send(wrap(changed));
+    };
+}
+
 /** Faults seen in the field, each a behaviour for one request. */
 export const faults = {
     right: ((_asked, { right, send }) => send(right)) as Behaviour,
     silent: (() => undefined) as Behaviour,
-    exception: (code: number): Behaviour => (asked, { send }) => send(mbap(asked.transaction, asked.unit, [asked.function | 0x80, code])),
+    exception: (code: number): Behaviour => (asked, { send, wrap }) => send(wrap([asked.function | 0x80, code])),
     late: (ms: number): Behaviour => (_asked, { right, send, later }) => later(ms, () => send(right)),
     transaction: (shift: number): Behaviour => bent((frame, asked) => frame.writeUInt16BE((asked.transaction + shift) & 0xffff, 0)),
     protocol: (id: number): Behaviour => bent((frame) => frame.writeUInt16BE(id, 2)),
     length: (length: number): Behaviour => bent((frame) => frame.writeUInt16BE(length, 4)),
-    byteCount: (shift: number): Behaviour => bent((frame) => (frame[8] = (frame[8] as number) + shift)),
-    unit: (unit: number): Behaviour => bent((frame) => (frame[6] = unit)),
-    function: (code: number): Behaviour => bent((frame) => (frame[7] = code)),
+    byteCount: (shift: number): Behaviour => bentPdu((pdu) => (pdu[1] = (pdu[1] as number) + shift)),
+    unit: (unit: number): Behaviour => (_asked, { pdu, send, wrap }) => send(wrap(pdu, unit)),
+    function: (code: number): Behaviour => bentPdu((pdu) => (pdu[0] = code)),
+    /** One bit of one byte is turned over, behind the frame's header or before its end where `at` is negative. */
+    bit: (at: number): Behaviour => bent((frame) => (frame[(at + frame.length) % frame.length]! ^= 4)),
     /** A well-formed answer that holds more or fewer registers than asked. */
-    registers: (quantity: number): Behaviour => (asked, { send }) => {
+    registers: (quantity: number): Behaviour => (asked, { send, wrap }) => {
         const data = Buffer.alloc(quantity * 2, 0x5a);
-        send(mbap(asked.transaction, asked.unit, Buffer.concat([Buffer.from([asked.function, data.length]), data])));
+        send(wrap([asked.function, data.length, ...data]));
     },
     /** A PDU of any bytes. */
-    pdu: (...bytes: number[]): Behaviour => (asked, { send }) => send(mbap(asked.transaction, asked.unit, bytes)),
+    pdu: (...bytes: number[]): Behaviour => (_asked, { send, wrap }) => send(wrap(bytes)),
     duplicate: ((_asked, { right, send }) => send(Buffer.concat([right, right]))) as Behaviour,
     /** The answer to the request before, as it was sent then, and never the right one. */
     replay: ((_asked, { previous, send }) => send(previous)) as Behaviour,
     /** The answer to the request before under the new transaction: what a confused bridge does. */
-    stale: ((asked, { previous, send }) => {
-        const frame = Buffer.from(previous);
-        frame.writeUInt16BE(asked.transaction, 0);
-        send(frame);
-    }) as Behaviour,
+    stale: ((_asked, { previousPdu, send, wrap }) => send(wrap(previousPdu))) as Behaviour,
     /** The request itself comes back, as on an RS485 line with echo. */
-    echo: ((asked, { send }) => {
-        const pdu = Buffer.alloc(5);
-        pdu[0] = asked.function;
-        pdu.writeUInt16BE(asked.address, 1);
-        pdu.writeUInt16BE(asked.quantity, 3);
-        send(mbap(asked.transaction, asked.unit, pdu));
-    }) as Behaviour,
+    echo: ((_asked, { request, send }) => send(request)) as Behaviour,
     before: (noise: Buffer): Behaviour => (_asked, { right, send }) => send(Buffer.concat([noise, right])),
     after: (noise: Buffer): Behaviour => (_asked, { right, send }) => send(Buffer.concat([right, noise])),
     /** One byte a turn of the event loop. */

@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { Socket } from "node:net";
 import { setImmediate } from "node:timers/promises";
 import { ModbusLink, type LinkListener, type LinkMember, type LinkOptions, type LinkSettings, type LinkState } from "../../dist/modbus/link.js";
-import { MbapFraming } from "../../dist/modbus/mbap.js";
+import { DatagramFraming, MbapFraming } from "../../dist/modbus/mbap.js";
+import type { LinkKind } from "../../dist/modbus/plan.js";
+import { RtuFraming, RtuTransport, Strays } from "../../dist/modbus/rtu.js";
+import { type SerialPort, SerialTransport } from "../../dist/modbus/serial.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
-import { ModbusError, type ReadRequest, type Table } from "../../dist/modbus/transport.js";
+import { ModbusError, type ReadRequest, type Table, type Transport } from "../../dist/modbus/transport.js";
+import { UdpTransport } from "../../dist/modbus/udp.js";
 import { ManualClock } from "../common/manual-clock.js";
 import { FaultServer, rightData } from "./fault-server.js";
 
@@ -26,22 +30,38 @@ export class Rig {
     /** Connections made while the one before was not closed yet. */
     overlaps = 0;
 
-    private constructor(server: FaultServer, options: Partial<LinkOptions>) {
-        const { host, port } = server;
+    private readonly strays = new Strays();
+
+    private constructor(
+        server: FaultServer,
+        options: Partial<LinkOptions>,
+        private readonly kind: LinkKind["kind"],
+    ) {
         this.server = server;
         this.link = new ModbusLink({
-            createTransport: (onLost) => {
-                const createSocket = () => this.createSocket();
-                return new TcpTransport({ host, port, framing: new MbapFraming(), onLost, clock: this.clock, createSocket });
-            },
+            createTransport: (onLost) => this.createTransport(onLost),
             clock: this.clock,
             random: () => 1,
             ...options,
         });
     }
 
-    static async start(options: Partial<LinkOptions> = {}): Promise<Rig> {
-        return new Rig(await FaultServer.start(), options);
+    /** `rtu` is a serial port whose line leads to the server. */
+    static async start(options: Partial<LinkOptions> = {}, kind: LinkKind["kind"] = "tcp"): Promise<Rig> {
+        return new Rig(await FaultServer.start(0, kind === "rtu" ? "rtutcp" : kind), options, kind);
+    }
+
+    private createTransport(onLost: (error: ModbusError) => void): Transport {
+        const { clock } = this;
+        const { host, port } = this.server;
+        const createSocket = () => this.createSocket();
+        if (this.kind === "udp") return new UdpTransport({ host, port, framing: new DatagramFraming(), onLost, clock });
+        if (this.kind === "tcp") return new TcpTransport({ host, port, framing: new MbapFraming(), onLost, clock, createSocket });
+        const framing = new RtuFraming(this.strays, clock);
+        if (this.kind === "rtutcp") return new RtuTransport({ framing, clock, wire: new TcpTransport({ host, port, framing, onLost, clock, createSocket }) });
+        const createPort = () => new SocketPort(this.createSocket(), port);
+        const wire = new SerialTransport({ path: "/dev/ttyTEST", baud: 9_600, parity: "none", dataBits: 8, stopBits: 1, framing, onLost, clock, createPort });
+        return new RtuTransport({ framing, wire, clock, characterMs: 10_000 / 9_600 });
     }
 
     join(settings: Partial<LinkSettings> = {}, listener: LinkListener = {}): LinkMember {
@@ -82,7 +102,32 @@ export class Rig {
 
     /** Client and server share this process: what one has sent, the other has within a few turns of the event loop. */
     async wire(): Promise<void> {
-        for (let turn = 0; turn < 6; turn++) await setImmediate();
+        for (let turn = 0; turn < 6 || (turn < 1_000 && this.isUnderWay()); turn++) await setImmediate();
+    }
+
+    private isUnderWay(): boolean {
+        const { socket } = this;
+        const peer = [...this.server.live].find(({ remotePort }) => remotePort === socket?.localPort);
+        return socket !== undefined && peer !== undefined && (peer.bytesRead < socket.bytesWritten || socket.bytesRead < peer.bytesWritten);
+    }
+
+    /** Lets time pass until a promise has settled. */
+    async until<T>(promise: Promise<T>): Promise<T> {
+        const settled = new AbortController();
+        const settle = () => settled.abort();
+        promise.then(settle, settle);
+        while (!settled.signal.aborted) {
+            await this.wire();
+            if (!settled.signal.aborted) this.clock.advance(5);
+        }
+        return promise;
+    }
+
+    /** How a read or write ends while time passes, and how long it takes, ms. */
+    async settles(request: Promise<Buffer | void>): Promise<{ ended: Buffer | string; ms: number }> {
+        const started = this.clock.monotonic();
+        const ended = await this.until(outcome(request.then((data) => data ?? Buffer.alloc(0))));
+        return { ended, ms: this.clock.monotonic() - started };
     }
 
     /** Resolves when the next bytes have reached the link. */
@@ -129,5 +174,42 @@ export async function outcome(read: Promise<Buffer>): Promise<Buffer | string> {
     } catch (error) {
         assert.ok(error instanceof ModbusError, `not a typed error: ${String(error)}`);
         return error.code;
+    }
+}
+
+/** A serial port whose line ends at a server. */
+class SocketPort extends EventEmitter implements SerialPort {
+    isOpen = false;
+
+    constructor(
+        private readonly socket: Socket,
+        private readonly tcpPort: number,
+    ) {
+        super();
+        socket.on("data", (chunk) => this.emit("data", chunk));
+        socket.on("error", () => undefined);
+        socket.on("close", () => {
+            if (!this.isOpen) return;
+            this.isOpen = false;
+            this.emit("close", Object.assign(new Error("disconnected"), { disconnected: true }));
+        });
+    }
+
+    open(done: (error: Error | null) => void): void {
+        this.socket.once("error", done);
+        this.socket.connect(this.tcpPort, "127.0.0.1", () => {
+            this.isOpen = true;
+            done(null);
+        });
+    }
+
+    write(bytes: Buffer): void {
+        this.socket.write(bytes);
+    }
+
+    close(done: (error: Error | null) => void): void {
+        this.isOpen = false;
+        this.socket.once("close", () => done(null));
+        this.socket.destroy();
     }
 }
