@@ -152,7 +152,7 @@ describe("block reader", () => {
                 fc.array(fc.nat(250), { maxLength: 6 }),
                 fc.integer({ min: 4, max: 130 }),
                 fc.constantFrom("exception", "timeout", "short", "closed"),
-                fc.array(fc.tuple(fc.nat(60), fc.integer({ min: 1, max: 20 })), { maxLength: 3 }),
+                fc.array(fc.tuple(fc.nat(40), fc.integer({ min: 1, max: 18 })), { maxLength: 3 }),
                 fc.constantFrom("never", "allow"),
                 async (items, refused, most, tooLong, busy, gaps) => {
                     const bench = new Bench({ refused, most, tooLong, busy }, items, { gaps });

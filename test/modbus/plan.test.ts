@@ -1,9 +1,16 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { planReads, type Plan, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
+import { WattError } from "../../dist/common/errors.js";
+import { explain } from "../../dist/modbus/explain.js";
+import { costOf, planReads, type Plan, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
+import { DEVICE_ITEMS, leastTime, LINK_COSTS } from "./device-items.js";
 
 const SPACE = 30;
+
+function item(address: number, size = 1, table: Table = "holding"): ReadItem {
+    return { table, address, size };
+}
 
 function range(): fc.Arbitrary<Range> {
     return fc.record({ address: fc.nat(SPACE), size: fc.integer({ min: 1, max: 6 }) });
@@ -116,5 +123,115 @@ describe("request planner", () => {
             }),
             { numRuns: 3000 },
         );
+    });
+
+    it("reads an SDM630 as calculated by hand", () => {
+        const { items: all } = DEVICE_ITEMS["Eastron SDM630"]!;
+        const figures = (link: string, gaps: PlanOptions["gaps"]) => {
+            const { blocks, registers, ms } = planReads(all, { gaps, cost: LINK_COSTS[link]! });
+            return [blocks.length, registers, Math.round(ms)];
+        };
+        assert.deepEqual(figures("RTU 9600", "allow"), [3, 136, 406]);
+        assert.deepEqual(figures("RTU 9600", "never"), [9, 104, 584]);
+        assert.deepEqual(figures("TCP 60 ms", "allow"), [3, 136, 183]);
+        assert.deepEqual(figures("TCP 60 ms", "never"), [9, 104, 542]);
+    });
+
+    for (const [device, { items: all, maxRegisters }] of Object.entries(DEVICE_ITEMS)) {
+        for (const [link, cost] of Object.entries(LINK_COSTS)) {
+            it(`reads a ${device} over ${link} in the least time`, () => {
+                const { ms } = planReads(all, { gaps: "allow", maxRegisters, cost });
+                const least = leastTime(all, maxRegisters, cost);
+                assert.ok(ms <= least * 1.01 && ms >= least - 1e-6, `${ms} ms instead of ${least}`);
+            });
+        }
+    }
+
+    it("weighs a gap against a request as a link's speed says", () => {
+        const breakEven = (cost: { requestMs: number; registerMs: number }) => Math.floor(cost.requestMs / cost.registerMs);
+        assert.deepEqual(Object.values(LINK_COSTS).map(breakEven), [19, 29, 12, 3000]);
+        // 11 bits a character: 13 of them and twice 3.5 silent ones at 9600 baud.
+        const { requestMs, registerMs } = costOf({ kind: "rtu", turnaroundMs: 5, gapMs: 3 });
+        assert.ok(Math.abs(requestMs - (8 + (20 * 11_000) / 9_600)) < 1e-9 && Math.abs(registerMs - 22_000 / 9_600) < 1e-9);
+        const fast = costOf({ kind: "rtu", baud: 115_200, turnaroundMs: 0 });
+        assert.ok(Math.abs(fast.requestMs - (3.5 + (13 * 11_000) / 115_200)) < 1e-9, "silence does not shrink above 19,200 baud");
+        assert.deepEqual(costOf({ kind: "rtutcp", baud: 9_600 }), costOf({ kind: "rtu" }), "a gateway is as slow as its serial line");
+    });
+
+    it("says why each request ends", () => {
+        const base = { gaps: "allow", cost: { requestMs: 40, registerMs: 2 } } as const;
+        const cuts = (all: ReadItem[], rules: Partial<PlanOptions>) => planReads(all, { ...base, ...rules }).blocks.map(({ cut }) => cut);
+        const apart = [item(0), item(10)];
+        assert.deepEqual(cuts([item(0), item(1, 1, "input")], {}), ["table", undefined]);
+        assert.deepEqual(cuts(apart, { maxRegisters: 10 }), ["limit", undefined]);
+        assert.deepEqual(cuts([item(0), item(22)], {}), ["gap", undefined]);
+        assert.deepEqual(cuts(apart, { forbidden: [{ address: 5, size: 1 }] }), ["forbidden", undefined]);
+        assert.deepEqual(cuts(apart, { barriers: [{ address: 5, size: 1 }] }), ["forbidden", undefined]);
+        assert.deepEqual(cuts(apart, { gaps: "never" }), ["never", undefined]);
+        assert.deepEqual(cuts(apart, { gaps: "declared", readable: [{ address: 0, size: 9 }] }), ["undeclared", undefined]);
+        assert.deepEqual(cuts(apart, { holes: [{ address: 5, size: 1 }] }), ["hole", undefined]);
+        assert.deepEqual(cuts([item(0), item(1)], { holes: [{ address: 1, size: 0 }] }), ["hole", undefined]);
+        assert.deepEqual(cuts([item(0, 4), item(2, 4)], { holes: [{ address: 0, size: 6 }] }), ["hole", undefined]);
+        assert.deepEqual(cuts(apart, { gaps: "declared", readable: [{ address: 0, size: 5 }, { address: 5, size: 10 }] }), [undefined], "ranges that touch are one");
+        assert.deepEqual(cuts(apart, { forbidden: [{ table: "input", address: 5, size: 1 }] }), [undefined], "another table's");
+    });
+
+    it("tells a person what is read and why", () => {
+        const all = [
+            { ...item(0, 2), name: "ac_power_w" },
+            { ...item(4, 2), name: "grid_frequency_hz" },
+            { ...item(1), name: "inside" },
+            item(60),
+            { ...item(7, 3, "coil"), name: "relays" },
+        ];
+        const { summary, rows } = explain(planReads(all, { gaps: "allow", cost: { requestMs: 40, registerMs: 2 } }));
+        assert.equal(summary, "3 requests for 7 registers and 3 bits, about 134 ms a cycle.");
+        assert.deepEqual(
+            rows.map(({ function: code, first, last, quantity, unused, points }) => [code, first, last, quantity, unused, points]),
+            [
+                [1, 7, 9, 3, 0, ["relays"]],
+                [3, 0, 5, 6, 2, ["ac_power_w", "inside", "grid_frequency_hz"]],
+                [3, 60, 60, 1, 0, ["60"]],
+            ],
+        );
+        assert.match(rows[0]!.why, /holding instead of coil/);
+        assert.match(rows[1]!.why, /registers 6..59/);
+        assert.equal(rows[2]!.why, "");
+        assert.deepEqual(explain(planReads([], { gaps: "never", cost: { requestMs: 1, registerMs: 1 } })), { summary: "Nothing to read.", rows: [] });
+    });
+
+    it("names every item that no read can hold, and says what to do", () => {
+        const faulty = (all: ReadItem[], rules: Partial<PlanOptions> = {}) => {
+            let message = "";
+            assert.throws(
+                () => planReads(all, { gaps: "allow", cost: { requestMs: 40, registerMs: 2 }, ...rules }),
+                (error: unknown) => {
+                    assert.ok(error instanceof WattError && error.code === "MODBUS_PLAN");
+                    ({ message } = error);
+                    return true;
+                },
+            );
+            return message;
+        };
+        assert.match(faulty([{ ...item(5, 90), name: "serial" }, item(0)], { maxRegisters: 80 }), /"serial" \(holding 5\+90\).*80 registers/);
+        assert.match(faulty([item(0, 126)]), /125 registers/);
+        assert.match(faulty([item(0, 2001, "coil")], { maxBits: 5_000 }), /2000 bits/);
+        assert.match(faulty([item(5)], { forbidden: [{ address: 5, size: 2 }] }), /forbidden/);
+        assert.match(faulty([item(65_535, 2)]), /0\.\.65535/);
+        assert.match(faulty([item(-1)]), /0\.\.65535/);
+        assert.match(faulty([item(1.5)]), /0\.\.65535/);
+        assert.match(faulty([item(0, 0)]), /size/);
+        assert.match(faulty([item(0, 1, "file" as Table)]), /none of the tables/);
+        const torn = faulty([item(0, 60), item(59, 60), item(118, 60)], { maxRegisters: 120, barriers: [{ address: 59, size: 1 }, { address: 118, size: 1 }] });
+        assert.match(torn, /holding 118\+60.*only once/);
+        assert.equal(faulty(Array.from({ length: 20 }, (_, i) => item(-1 - i))).match(/And 15 more/)?.length, 1);
+    });
+
+    it("plans 1,000 points whatever their order", () => {
+        const all = Array.from({ length: 1_000 }, (_, i) => item((i * 7919) % 4_000, 1 + (i % 3)));
+        const cost = { requestMs: 40, registerMs: 2 };
+        const plan = planReads(all, { gaps: "allow", cost });
+        assert.deepEqual(hullsOf(planReads(all.toReversed(), { gaps: "allow", cost })), hullsOf(plan));
+        assert.equal(plan.blocks.flatMap((block) => block.items).length, 1_000);
     });
 });
