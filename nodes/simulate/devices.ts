@@ -261,13 +261,19 @@ function trackerModels({ sample: { tracker }, local }: DeviceInput): DeviceModel
     ];
 }
 
-/** Power is positive when the grid supplies the plant, as the meter's import counter counts. */
-function meterModels({ grid, inverters }: PlantSample): DeviceModel[] {
-    const phases = grid.phases.map((phase) => {
+/** What a meter at the grid connection measures of each phase; import is positive, current has the sign of its power. */
+export function meteredPhases({ grid }: PlantSample): [MeterPhase, MeterPhase, MeterPhase] {
+    return grid.phases.map((phase) => {
         const apparent = Math.hypot(phase.power, phase.reactive);
         return { ...phase, apparent, current: (Math.sign(phase.power) || 1) * (apparent / phase.voltage) };
-    });
-    const [a, b, c] = phases as [MeterPhase, MeterPhase, MeterPhase];
+    }) as [MeterPhase, MeterPhase, MeterPhase];
+}
+
+/** Power is positive when the grid supplies the plant, as the meter's import counter counts. */
+function meterModels(sample: PlantSample): DeviceModel[] {
+    const { grid, inverters } = sample;
+    const phases = meteredPhases(sample);
+    const [a, b, c] = phases;
     const sum = (of: (phase: MeterPhase) => number) => of(a) + of(b) + of(c);
     const reactive = sum((phase) => phase.reactive);
     const apparent = Math.hypot(grid.power, reactive);

@@ -35,7 +35,15 @@ export interface PlantState {
         inverters: { ac: number; mppts: number[] }[];
         import: number;
         export: number;
+        /** What a meter counts of each phase by itself, and of reactive power, varh. */
+        phases: PhaseEnergy[];
+        reactive: number;
     };
+}
+
+export interface PhaseEnergy {
+    import: number;
+    export: number;
 }
 
 interface PvArray {
@@ -137,8 +145,11 @@ export interface PlantSample {
         power: number;
         phases: { power: number; voltage: number; reactive: number }[];
         frequency: number;
+        /** Lifetime, Wh and varh. */
         importWh: number;
         exportWh: number;
+        phaseEnergy: PhaseEnergy[];
+        reactiveVarh: number;
     };
 }
 
@@ -199,7 +210,7 @@ export class Plant {
 
     /** Starts the meter's counters again at zero. */
     resetMeter(): void {
-        Object.assign(this.state.energy, { import: 0, export: 0 });
+        Object.assign(this.state.energy, { import: 0, export: 0, phases: equalPhases(0, 0), reactive: 0 });
         this.stamp(this.current);
     }
 
@@ -216,8 +227,16 @@ export class Plant {
             inverter.ac += add(a.ac, b.ac);
             for (const m of inverter.mppts.keys()) inverter.mppts[m]! += add(a.mppts[m]!.power, b.mppts[m]!.power);
         }
-        state.energy.import += add(Math.max(0, before.grid.power), Math.max(0, after.grid.power));
-        state.energy.export += add(Math.max(0, -before.grid.power), Math.max(0, -after.grid.power));
+        const count = (into: PhaseEnergy, from: number, to: number) => {
+            into.import += add(Math.max(0, from), Math.max(0, to));
+            into.export += add(Math.max(0, -from), Math.max(0, -to));
+        };
+        count(state.energy, before.grid.power, after.grid.power);
+        for (const [i, phase] of state.energy.phases.entries()) {
+            const [a, b] = [before.grid.phases[i]!, after.grid.phases[i]!];
+            count(phase, a.power, b.power);
+            state.energy.reactive += add(a.reactive, b.reactive);
+        }
         this.current = this.stamp(after);
     }
 
@@ -230,6 +249,8 @@ export class Plant {
         }
         sample.grid.importWh = energy.import;
         sample.grid.exportWh = energy.export;
+        sample.grid.phaseEnergy = energy.phases.map((phase) => ({ ...phase }));
+        sample.grid.reactiveVarh = energy.reactive;
         return sample;
     }
 
@@ -329,8 +350,15 @@ export function initialState(config: PlantConfig, now: number, sun: number): Pla
             })),
             import: yearly * 0.25,
             export: yearly * 0.5,
+            phases: equalPhases(yearly * 0.25, yearly * 0.5),
+            reactive: yearly * 0.03,
         },
     };
+}
+
+/** Counters of the phases where only their sum is known. */
+export function equalPhases(importWh: number, exportWh: number): PhaseEnergy[] {
+    return [1, 2, 3].map(() => ({ import: importWh / 3, export: exportWh / 3 }));
 }
 
 /** The instant of the UTC day around `now` at which it is 11:00 by the sun: light enough, and most of the day's yield ahead. */
@@ -407,5 +435,5 @@ function gridAt(seed: number, ms: number, power: number, load: number, feed: num
         const voltage = 230 + 5 * (noise(seed, 32 + i, minutes / 8) - 0.5) - (4 * net * 3) / rating;
         return { power: net, voltage, reactive: 0.12 * load * share };
     });
-    return { power, phases, frequency: 50 + 0.06 * (noise(seed, 36, minutes * 2) - 0.5), importWh: 0, exportWh: 0 };
+    return { power, phases, frequency: 50 + 0.06 * (noise(seed, 36, minutes * 2) - 0.5), importWh: 0, exportWh: 0, phaseEnergy: [], reactiveVarh: 0 };
 }

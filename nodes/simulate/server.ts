@@ -14,6 +14,8 @@ export interface RegisterBank {
     table?: Table;
     /** First and last address of what may be read; a read beside or across them is refused (exception 2). Without it all may. */
     readable?: readonly (readonly [first: number, last: number])[];
+    /** Most registers of one read, 125 without it; more are refused (exception 3). */
+    maxRegisters?: number;
     /** Takes a write of whole registers; false refuses it (exception 2), and nothing may have changed then. */
     write?(address: number, words: Buffer): boolean;
 }
@@ -217,7 +219,7 @@ export class ModbusTcpServer {
 function read(bank: RegisterBank, table: Table, request: Buffer): Buffer {
     if (request.length !== 5) return exception(request, ILLEGAL_VALUE);
     const quantity = request.readUInt16BE(3);
-    if (quantity < 1 || quantity > 125) return exception(request, ILLEGAL_VALUE);
+    if (quantity < 1 || quantity > (bank.maxRegisters ?? 125)) return exception(request, ILLEGAL_VALUE);
     const address = request.readUInt16BE(1);
     const start = 2 * (address - bank.base);
     const bytes = 2 * quantity;

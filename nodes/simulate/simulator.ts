@@ -8,7 +8,8 @@ import type { StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { buildImage, DEVICES, type Image, type InverterControls, type SimulatedDevice, SUNSPEC_BASE } from "./devices.js";
 import { ActiveFaults, type Fault, parseFault } from "./faults.js";
-import { initialState, lateMorning, Plant, type PlantConfig, type PlantState } from "./plant.js";
+import { MapMeter, METER_UNIT } from "./map-meter.js";
+import { equalPhases, initialState, lateMorning, Plant, type PlantConfig, type PlantState } from "./plant.js";
 import { MBAP, RTU } from "./framing.js";
 import { ModbusTcpServer, type RegisterBank } from "./server.js";
 import { sunPosition } from "./solar.js";
@@ -45,9 +46,16 @@ const savedSchema = z.object({
             ]),
             import: energySchema,
             export: energySchema,
-        }),
+            phases: z.array(z.object({ import: energySchema, export: energySchema })).length(3).optional(),
+            reactive: energySchema.default(0),
+        })
+        // Saved by a version that did not count them.
+        .transform((energy) => ({ ...energy, phases: energy.phases ?? equalPhases(energy.import, energy.export) })),
     }),
 });
+
+/** Both stand at one place, so they count the same. */
+const METER_UNITS = [METER_UNIT, 200];
 
 /** The step of the plant, and the age of a register at most, ms. */
 const TICK_MS = 1000;
@@ -74,7 +82,8 @@ export class PlantSimulator {
     /** Modbus TCP, then RTU over TCP where it is asked for. */
     private readonly servers: ModbusTcpServer[];
     private readonly faults = new ActiveFaults();
-    private readonly images = new Map<number, Image & RegisterBank>();
+    private readonly images = new Map<number, RegisterBank>();
+    private readonly meter = new MapMeter();
     private readonly controls: { values: InverterControls; revertIn: number }[];
     /** Wall clock at the plant's last step. */
     private wall: number;
@@ -203,8 +212,8 @@ export class PlantSimulator {
         const hit = DEVICES.filter((device) => unit === undefined || device.unit === unit);
         for (const device of hit) {
             if (device.inverter !== undefined) this.plant.resetInverter(device.inverter);
-            if (device.serial === "GRID") this.plant.resetMeter();
         }
+        if (METER_UNITS.some((meter) => unit === undefined || unit === meter)) this.plant.resetMeter();
         this.save();
     }
 
@@ -228,6 +237,8 @@ export class PlantSimulator {
                 write: (address, words) => this.write(device, image, address, words),
             });
         }
+        const fault = this.faults.of(METER_UNIT)?.fault;
+        if (fault !== "frozen" || !this.images.has(METER_UNIT)) this.images.set(METER_UNIT, this.meter.bank(plant.sample, fault === "night"));
     }
 
     /** The only registers that take a write: the five contiguous power limit controls of model 123. */

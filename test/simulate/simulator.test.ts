@@ -4,13 +4,19 @@ import { connect, createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import path from "node:path";
 import fc from "fast-check";
+import type { Canonical } from "../../dist/common/canonical.js";
+import { PointMaps } from "../../dist/common/pointmaps.js";
 import type { PointValue } from "../../dist/common/reading.js";
 import { StateFile } from "../../dist/common/statefile.js";
 import { isSimulatedDevice } from "../../dist/common/simulated.js";
+import { BlockReader } from "../../dist/modbus/block-reader.js";
 import { ModbusLink, type LinkMember } from "../../dist/modbus/link.js";
 import { MbapFraming } from "../../dist/modbus/mbap.js";
+import { type MapItem, parseModbusMap } from "../../dist/modbus/map.js";
+import { MapDecoder } from "../../dist/modbus/map-decoder.js";
+import { costOf } from "../../dist/modbus/plan.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
-import { ModbusError } from "../../dist/modbus/transport.js";
+import { ModbusError, type Table } from "../../dist/modbus/transport.js";
 import { buildImage, DEVICES } from "../../dist/simulate/devices.js";
 import { initialState, Plant, type PlantState } from "../../dist/simulate/plant.js";
 import { PlantSimulator, type SimulatorConfig } from "../../dist/simulate/simulator.js";
@@ -31,6 +37,7 @@ interface SavedState {
     plant: PlantState;
 }
 type StateStore = Pick<StateFile, "load" | "save" | "remove">;
+const SDM630 = new PointMaps().load("eastron-sdm630", parseModbusMap);
 const UNITS = [1, 2, 3, 4, 5, 200];
 
 /** A simulator on a clock that the test moves, and a link to it; the wire is real. */
@@ -121,6 +128,21 @@ class Bench {
         return found;
     }
 
+    /** The meter by map, as wl-modbus reads it. */
+    async meter(): Promise<Canonical> {
+        const blocks = new BlockReader<MapItem>(this.reader, 10, { ...SDM630, cost: costOf({ kind: "tcp" }), clock: this.clock });
+        return new MapDecoder(SDM630).decode(await blocks.read(SDM630.items), 0);
+    }
+
+    /** What a read of unit 10 gives: the exception code, or how many bytes. */
+    async asked(table: Table, address: number, quantity: number): Promise<string> {
+        try {
+            return `${(await this.reader.read({ unit: 10, table, address, quantity })).length} bytes`;
+        } catch (error) {
+            return `exception ${(error as ModbusError).exception}`;
+        }
+    }
+
     async values(unit: number, model: number): Promise<ModelValues> {
         return (await this.models(unit)).get(model)!.values;
     }
@@ -209,6 +231,78 @@ describe("PlantSimulator", () => {
             factors.add(a["W_SF"]);
         }
         assert.ok(factors.size >= 2, "scale factors move with the power");
+    });
+
+    describe("meter by map", () => {
+        it("agrees with the SunSpec meter and with what is true", async () => {
+            const bench = await start({ speed: 600 });
+            for (let i = 0; i < 5; i++) {
+                await bench.pass(5);
+                const { values, counters, bad } = await bench.meter();
+                assert.deepEqual(bad, {});
+                assert.equal(Object.keys(values).length + Object.keys(counters).length, SDM630.points.length);
+                const sunspec = await bench.values(200, 203);
+                close(values["ac_power_w"], bench.truth["grid_power_w"], 0.06);
+                for (const [ours, theirs, tolerance] of [
+                    ["ac_power_w", "W", 0.51], ["ac_power_l2_w", "WphB", 0.51], ["ac_current_l1_a", "AphA", 0.006], ["ac_voltage_l3_v", "PhVphC", 0.051],
+                    ["ac_reactive_power_var", "VAR", 0.51], ["ac_apparent_power_va", "VA", 0.51], ["ac_frequency_hz", "Hz", 0.006],
+                ] as const) close(values[ours], sunspec[theirs], tolerance);
+                close(values["power_factor_ratio"], number(sunspec["PF"]) / 100, 0.0001);
+                close(counters["ac_energy_import_wh"]!.wh, sunspec["TotWhImp"], 2);
+                close(counters["ac_energy_export_wh"]!.wh, sunspec["TotWhExp"], 2);
+            }
+        });
+
+        it("counts each phase as its power goes", async () => {
+            const bench = await start();
+            const before = (await bench.meter()).counters;
+            let expected = 0;
+            for (let i = 0; i < 600; i++) {
+                await bench.pass(1);
+                if (i % 30 === 0) expected += Math.max(0, number((await bench.meter()).values["ac_power_l1_w"])) / 120;
+            }
+            const counted = (await bench.meter()).counters["ac_energy_import_l1_wh"]!.wh - before["ac_energy_import_l1_wh"]!.wh;
+            close(counted, expected, 3 + expected / 5);
+        });
+
+        it("refuses what the map does not declare", async () => {
+            const bench = await start();
+            assert.equal(await bench.asked("input", 0, 80), "160 bytes");
+            assert.equal(await bench.asked("input", 334, 48), "96 bytes");
+            for (const [address, quantity] of [[0, 81], [79, 2], [80, 1], [223, 2], [381, 2], [40_000, 2]] as const) {
+                assert.equal(await bench.asked("input", address, quantity), quantity > 80 ? "exception 3" : "exception 2", `${address}+${quantity}`);
+            }
+            assert.equal(await bench.asked("holding", 0, 2), "exception 2");
+            assert.equal(await bench.asked("coil", 0, 2), "exception 1");
+        });
+
+        it("breaks as the others do", async () => {
+            const bench = await start();
+            const { values: day, counters: counted } = await bench.meter();
+            bench.simulator.command({ fault: "frozen", unit: 10 });
+            await bench.pass(30);
+            assert.deepEqual((await bench.meter()).values, day);
+            bench.simulator.command({ fault: "night", unit: 10 });
+            const night = await bench.meter();
+            assert.deepEqual([night.values, night.counters, night.bad["ac_power_w"]], [{}, {}, "missing"]);
+            bench.simulator.command({ fault: "exception", unit: 10, code: 4 });
+            assert.equal(await bench.asked("input", 0, 2), "exception 4");
+            bench.simulator.command("clear");
+            assert.ok(counted["ac_energy_export_wh"]!.wh > 1e6);
+            bench.simulator.command({ fault: "counters", unit: 10 });
+            const { counters } = await bench.meter();
+            for (const point in counters) assert.equal(counters[point]!.wh, 0, point);
+            assert.equal((await bench.values(200, 203))["TotWhExp"], undefined, "both count the same");
+        });
+    });
+
+    it("takes up a state in which phases were not counted yet", async () => {
+        const old = { wall: MORNING, plant: initialState(CONFIG, MORNING, MORNING) } as { wall: number; plant: { energy: object } };
+        old.plant.energy = Object.fromEntries(Object.entries(old.plant.energy).filter(([key]) => key !== "phases" && key !== "reactive"));
+        const bench = await start({}, { load: () => old, save: () => {}, remove: () => {} });
+        const { counters } = await bench.meter();
+        close(counters["ac_energy_import_l2_wh"]!.wh * 3, counters["ac_energy_import_wh"]!.wh, 3);
+        assert.equal((await bench.values(200, 203))["TotWhImp"], Math.floor((old.plant as PlantState).energy.import));
     });
 
     it("builds registers for any place, size and time", () => {
