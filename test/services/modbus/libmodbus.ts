@@ -52,19 +52,22 @@ export interface Peer {
     stop(): Promise<void>;
 }
 
-/** Compiles and starts a libmodbus server; needs gcc and libmodbus-dev. `image` holds its holding registers from 40000 on. */
-export async function startLibmodbus(image: Buffer = Buffer.alloc(0)): Promise<Peer> {
-    const folder = mkdtempSync(path.join(tmpdir(), "wl-libmodbus-"));
-    const source = path.join(folder, "server.c");
-    const registers = path.join(folder, "registers");
-    const server = path.join(folder, "server");
-    writeFileSync(source, SOURCE);
-    writeFileSync(registers, image);
-    execFileSync("gcc", ["-O2", "-I/usr/include/modbus", "-o", server, source, "-lmodbus"]);
-    return startPeer(spawn(server, [registers], { stdio: ["ignore", "pipe", "inherit"] }), () => rmSync(folder, { recursive: true }));
+/** Starts a libmodbus server; `image` holds its holding registers from 40000 on. */
+export function startLibmodbus(image: Buffer = Buffer.alloc(0)): Promise<Peer> {
+    return startCompiled(SOURCE, image.length > 0 ? ["image"] : [], { image });
 }
 
-/** A server that prints its port first. */
+/** Compiles a C program and starts it in a folder that holds `files`; needs gcc and libmodbus-dev. */
+export function startCompiled(source: string, args: string[], files: Record<string, Buffer> = {}): Promise<Peer> {
+    const folder = mkdtempSync(path.join(tmpdir(), "wl-libmodbus-"));
+    const server = path.join(folder, "server");
+    writeFileSync(`${server}.c`, source);
+    for (const [name, content] of Object.entries(files)) writeFileSync(path.join(folder, name), content);
+    execFileSync("gcc", ["-O2", "-I/usr/include/modbus", "-o", server, `${server}.c`, "-lmodbus"]);
+    return startPeer(spawn(server, args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] }), () => rmSync(folder, { recursive: true }));
+}
+
+/** A server that prints its port first, 0 on a serial line. */
 export async function startPeer(child: ChildProcess, clean: () => void): Promise<Peer> {
     const exited = once(child, "exit");
     const printed = child.stdout ? once(child.stdout, "data") : exited;
