@@ -5,11 +5,14 @@ import { z } from "zod";
 import { errorCode, errorText, WattError } from "./errors.js";
 
 /** Larger files are refused unread. The longest shipped map has a twentieth of it. */
-export const MAX_MAP_BYTES = 512 * 1024;
+export const MAX_MAP_BYTES = 256 * 1024;
 
 /** More faults than these are not told at once: the first ones usually explain the rest. */
 const MAX_FAULTS = 20;
 const MAX_DEPTH = 12;
+/** Blanks before a comment on the same line count as well. */
+const MAX_INDENT = 200;
+const TOO_DEEP = `nothing in a map is nested more than ${MAX_DEPTH} deep or indented more than ${MAX_INDENT}: check the indentation`;
 const MAX_FILES = 2000;
 
 /** Who reads a protocol's maps. */
@@ -60,7 +63,7 @@ export interface MapHead {
 export function strictMap<S extends z.ZodRawShape>(shape: S) {
     return z.strictObject(shape, {
         error: (issue) => {
-            if (issue.code === "unrecognized_keys") return issue.keys.map((key) => `unknown key "${clip(key)}": ${suggest(key, Object.keys(shape))}`).join("\n");
+            if (issue.code === "unrecognized_keys") return issue.keys.slice(0, MAX_FAULTS).map((key) => `unknown key "${clip(key)}": ${suggest(key, Object.keys(shape))}`).join("\n");
             return issue.code === "invalid_type" ? `must be a list of keys (${Object.keys(shape).join(", ")}), not ${kindOf(issue.input)}` : undefined;
         },
     });
@@ -203,6 +206,11 @@ function keyOf(at: readonly PropertyKey[]): string {
 function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]): unknown {
     // The YAML library is loaded with the first map, not when Node-RED starts.
     const yaml = require("yaml") as typeof YamlLibrary;
+    const deep = tooDeep(yaml, text);
+    if (deep !== undefined) {
+        faults.push({ line: deep, message: TOO_DEEP });
+        return undefined;
+    }
     const lineCounter = new yaml.LineCounter();
     // The library's own check for equal keys takes time by the square of their number.
     const document = yaml.parseDocument(text, { lineCounter, uniqueKeys: false, prettyErrors: false, logLevel: "silent" });
@@ -213,7 +221,7 @@ function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]):
         if (!yaml.isNode(node)) return;
         const line = lineAt(node.range?.[0] ?? 0);
         const refuse = (message: string) => faults.push({ line, message });
-        if (depth > MAX_DEPTH) refuse(`nothing in a map is nested more than ${MAX_DEPTH} deep: check the indentation`);
+        if (depth > MAX_DEPTH) refuse(TOO_DEEP);
         else if (yaml.isAlias(node)) refuse(`the alias *${clip(node.source)} is not taken: write the value out`);
         else if (yaml.isSeq(node)) {
             for (const [index, item] of node.items.entries()) {
@@ -240,8 +248,27 @@ function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]):
     return faults.length > 0 ? undefined : document.toJS({ maxAliasCount: 0 });
 }
 
+/**
+ * The line of a nesting that no map has. The library builds nested values by recursion, and a stack that is nearly full can end
+ * the whole process, so it never sees such a text. Counted a little too high, never too low.
+ */
+function tooDeep(yaml: typeof YamlLibrary, text: string): number | undefined {
+    let [line, brackets, marks] = [1, 0, 0];
+    for (const token of new yaml.Lexer().lex(text)) {
+        const kind = yaml.CST.tokenType(token);
+        if (kind === "flow-seq-start" || kind === "flow-map-start") brackets++;
+        else if (kind === "flow-seq-end" || kind === "flow-map-end") brackets--;
+        else if (kind === "seq-item-ind" || kind === "explicit-key-ind") marks++;
+        else if (kind === "newline") marks = 0;
+        const indent = kind === "space" ? token.length : 0;
+        if (brackets > MAX_DEPTH || marks > MAX_DEPTH || indent > MAX_INDENT) return line;
+        if (token.includes("\n")) line += token.split("\n").length - 1;
+    }
+    return undefined;
+}
+
 function invalid(file: string, faults: readonly MapFault[]): PointMapError {
-    const sorted = faults.toSorted((a, b) => a.line - b.line);
+    const sorted = [...new Map(faults.map((fault) => [`${fault.line} ${fault.message}`, fault])).values()].toSorted((a, b) => a.line - b.line);
     const told = sorted.slice(0, MAX_FAULTS);
     const more = sorted.length - told.length;
     const rows = told.map(({ line, message }) => `${file}, line ${line}: ${message}.`);
