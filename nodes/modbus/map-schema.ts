@@ -74,6 +74,10 @@ function pointShape() {
         max_step: strictMap({ per: mapDuration(), by: mapNumber(1e-9, 1e12) }).optional(),
         group: mapText("a group's name").optional(),
         sign: mapChoice(SIGNS).optional(),
+        direction: strictMap({
+            register: address(),
+            negative: z.array(mapInt(0, 0xffff), { error: "must be a list of the register's values that mean negative, such as [1]" }).min(1).max(20),
+        }).optional(),
         kind: mapChoice(["gauge", "counter", "state", "text"]).optional(),
         enum: labels().optional(),
         bits: labels().optional(),

@@ -35,6 +35,8 @@ export interface MapPoint extends ReadItem {
     /** Added in our unit, sign included. */
     readonly offset: number;
     readonly scaleRegister: { readonly at: number; readonly divides: boolean } | undefined;
+    /** Where another register says the sign of a value that has none of its own: `negative` are its values for below zero. */
+    readonly direction: { readonly at: number; readonly negative: readonly number[] } | undefined;
     /** Raw values that mean that there is none. */
     readonly invalid: readonly (number | bigint)[];
     /** In our unit and sign: at least one of them holds every good value. */
@@ -106,7 +108,9 @@ interface Draft {
     table: Table;
     address: number;
     type: WireType;
+    /** Registers that must come from the same answer, by the key that names them. */
     scaleAt: number | undefined;
+    directionAt: number | undefined;
 }
 
 class Compiler {
@@ -212,9 +216,14 @@ class Compiler {
         if (!type) return undefined;
         if (placed.address + type.size > 0x10000) this.file.fault([...path, "address"], `a ${type.name} at ${raw.address} ends beyond the last register`);
         if (type.size > this.maxRegisters) this.file.fault([...path, "type"], `has ${type.size} registers and max_registers is ${this.maxRegisters}: it cannot be read at once`);
-        const scale = typeof raw.scale === "object" ? this.place(raw.scale.register, raw.table, [...path, "scale", "register"]) : undefined;
-        if (scale && scale.table !== placed.table) this.file.fault([...path, "scale", "register"], `is in table ${scale.table}, the point in ${placed.table}`);
-        return { raw, path, ...placed, type, scaleAt: scale?.address };
+        const beside = (key: "scale" | "direction") => {
+            const { [key]: other } = raw;
+            if (typeof other !== "object") return undefined;
+            const found = this.place(other.register, raw.table, [...path, key, "register"]);
+            if (found && found.table !== placed.table) this.file.fault([...path, key, "register"], `is in table ${found.table}, the point in ${placed.table}`);
+            return found?.address;
+        };
+        return { raw, path, ...placed, type, scaleAt: beside("scale"), directionAt: beside("direction") };
     }
 
     /** Two points on the same registers are a slip unless they are the same bytes read as the same type, or it is said. */
@@ -269,12 +278,7 @@ class Compiler {
                 this.file.fault([...draft.path, "address"], "lies only partly in an atomic range: widen the range");
                 continue;
             }
-            if (draft.scaleAt !== undefined && !(range && contains(range, { table: draft.table, address: draft.scaleAt, size: 1 }))) {
-                const numbers = [draft.raw.address, (draft.raw.scale as { register: number }).register];
-                const [first, last] = [Math.min(...numbers), Math.max(...numbers) + (numbers[0]! >= numbers[1]! ? draft.type.size - 1 : 0)];
-                this.file.fault([...draft.path, "scale"], `value and scale register must come from one answer: add [${first}, ${last}] to defaults.atomic`);
-                continue;
-            }
+            if (!this.comesAlong(draft, range)) continue;
             const group = this.group(draft);
             if (range && (groupOf.get(range) ?? group) !== group) {
                 this.file.fault([...draft.path, "group"], `all points of an atomic range are in one group: take ${groupOf.get(range)}`);
@@ -291,6 +295,19 @@ class Compiler {
             points.push(point);
         }
         return { items: [...items.values()].map(({ item }) => item), points };
+    }
+
+    /** True where the registers that a value depends on are read in one answer with it. */
+    private comesAlong(draft: Draft, range: RegisterRange | undefined): boolean {
+        const { raw, path, table, type } = draft;
+        return (["scale", "direction"] as const).every((key) => {
+            const at = draft[`${key}At`];
+            if (at === undefined || (range && contains(range, { table, address: at, size: 1 }))) return true;
+            const other = (raw[key] as { register: number }).register;
+            const [first, last] = other < raw.address ? [other, raw.address + type.size - 1] : [raw.address, Math.max(other, raw.address + type.size - 1)];
+            this.file.fault([...path, key], `the value and register ${other} must come from one answer: add [${first}, ${last}] to defaults.atomic, or widen the range that is there`);
+            return false;
+        });
     }
 
     private group({ raw, path }: Draft): string {
@@ -314,8 +331,8 @@ class Compiler {
         if (isNumber && raw.sign === undefined && needsSign(name, type) && this.raw.class !== "weather") {
             fault("sign", "a power that can be negative says what positive means: add sign: import_positive, export_positive, discharge_positive, charge_positive, generation_positive or consumption_positive");
         }
-        if (!isNumber) for (const key of ["unit", "scale", "offset", "valid", "max_step", "sign"] as const) if (raw[key] !== undefined) fault(key, `does not go with a ${kind}: remove it`);
-        if (kind === "counter") for (const key of ["sign", "offset", "max_step"] as const) if (raw[key] !== undefined) fault(key, "does not go with a counter: remove it");
+        if (!isNumber) for (const key of ["unit", "scale", "offset", "valid", "max_step", "sign", "direction"] as const) if (raw[key] !== undefined) fault(key, `does not go with a ${kind}: remove it`);
+        if (kind === "counter") for (const key of ["sign", "direction", "offset", "max_step"] as const) if (raw[key] !== undefined) fault(key, "does not go with a counter: remove it");
         const scale = typeof raw.scale === "number" ? raw.scale : 1;
         if (kind === "counter" && scale < 0) fault("scale", "a counter's scale is positive");
         const toOurs = (value: number) => (value * conversion.factor * sign) || 0;
@@ -335,6 +352,7 @@ class Compiler {
             factor: factorOf(scale, conversion.factor, sign),
             offset: toOurs(raw.offset ?? 0),
             scaleRegister: draft.scaleAt === undefined ? undefined : { at: (draft.scaleAt - place.address) * 2, divides: (raw.scale as { rule: string }).rule === "divide_pow10" },
+            direction: draft.directionAt === undefined ? undefined : { at: (draft.directionAt - place.address) * 2, negative: raw.direction!.negative },
             invalid: this.sentinels(draft),
             valid: valid.length > 0 ? valid : [(unit && LIMITS[unit]) ?? ([-Infinity, Infinity] as const)],
             maxStepPerMs: raw.max_step && (raw.max_step.by * conversion.factor) / raw.max_step.per,
@@ -509,7 +527,7 @@ function decoder(point: Compiled): MapPoint["decode"] {
 /** A scale register that is missing or holds no exponent makes the value unusable, it is never taken as 1. */
 const MAX_EXPONENT = 10;
 
-function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, valid }: Compiled) {
+function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, direction, valid }: Compiled) {
     const [low, high] = (unit && LIMITS[unit]) ?? [-Infinity, Infinity];
     const [only] = valid.length === 1 ? valid : [];
     // A float does not roll over, and where a signed counter does is not known.
@@ -521,7 +539,10 @@ function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, 
             if (Math.abs(exponent) > MAX_EXPONENT) return "sf";
             used = { whole: factor.whole, exponent: factor.exponent + (scaleRegister.divides ? -exponent : exponent) };
         }
-        const value = applyFactor(raw, used) + offset;
+        let value = applyFactor(raw, used);
+        // Some models of a series give a sign beside the direction, so only the size counts.
+        if (direction) value = direction.negative.includes(data.readUInt16BE(direction.at)) ? -Math.abs(value) : Math.abs(value);
+        value += offset;
         if (Number.isInteger(value) && !Number.isSafeInteger(value)) return "overflow";
         if (!(value >= low && value <= high)) return "range";
         if (only ? value < only[0] || value > only[1] : !valid.some(([least, most]) => value >= least && value <= most)) return "range";

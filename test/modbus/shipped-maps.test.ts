@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import YAML from "yaml";
+import { PointMaps } from "../../dist/common/pointmaps.js";
+import { isPointName, unitOf } from "../../dist/common/units.js";
+import { MapDecoder } from "../../dist/modbus/map-decoder.js";
+import { type MapItem, type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
+import { planReads } from "../../dist/modbus/plan.js";
+import type { Table } from "../../dist/modbus/transport.js";
+
+/** One answer of a device, written by hand from its documents, and what it means. */
+interface Golden {
+    name: string;
+    registers: { table: Table; address: number; hex: string }[];
+    expect: Record<string, number | string>;
+    bad?: Record<string, string>;
+}
+
+const FOLDER = path.join(__dirname, "../../test/fixtures/modbus");
+const maps = new PointMaps();
+const ids = maps.list().map(({ id }) => id);
+const load = (id: string): ModbusMap => maps.load(id, parseModbusMap);
+
+function goldens(id: string): Golden[] {
+    return (YAML.parse(readFileSync(path.join(FOLDER, `${id}.yaml`), "utf8")) as { cases: Golden[] }).cases;
+}
+
+/** The item's bytes; a register that the frame does not have is an error of the fixture. */
+function bytesOf(item: MapItem, golden: Golden): Buffer {
+    const cells = new Map<string, string>();
+    for (const { table, address, hex } of golden.registers) {
+        for (const [index, word] of hex.split(" ").entries()) cells.set(`${table} ${address + index}`, word);
+    }
+    const words = Array.from({ length: item.size }, (_, index) => {
+        const key = `${item.table} ${item.address + index}`;
+        const word = cells.get(key);
+        assert(word !== undefined && /^[0-9A-F]{4}$/.test(word), `the golden frame has no register ${key}`);
+        return word;
+    });
+    return Buffer.from(words.join(""), "hex");
+}
+
+function decode(map: ModbusMap, golden: Golden) {
+    const read = new Map(map.items.map((item) => [item, bytesOf(item, golden)]));
+    const { values, counters, bad } = new MapDecoder(map).decode(read, 0);
+    const energies = Object.fromEntries(Object.entries(counters).map(([point, { wh }]) => [point, wh]));
+    return { values: { ...values, ...energies }, bad };
+}
+
+describe("shipped point maps", () => {
+    it("are there, each with a golden frame, and no frame without its map", () => {
+        assert(ids.length >= 30, `${ids.length} maps`);
+        assert.deepEqual(readdirSync(FOLDER).map((name) => path.basename(name, ".yaml")).toSorted(), ids.toSorted());
+    });
+
+    for (const id of ids) {
+        describe(id, () => {
+            const map = load(id);
+
+            for (const golden of goldens(id)) {
+                it(`decodes the golden frame: ${golden.name}`, () => {
+                    const { values, bad } = decode(map, golden);
+                    assert.deepEqual({ values, bad }, { values: golden.expect, bad: golden.bad ?? {} });
+                });
+            }
+
+            it("is decoded in both directions of power", () => {
+                const cases = goldens(id).map((golden) => decode(map, golden).values);
+                assert(cases.length >= 2, "one case is no proof of a sign");
+                for (const point of map.points) {
+                    if (!/power(_l\d)?_w$/.test(point.name) || !/^(int|float)/.test(point.type.name)) continue;
+                    for (const sign of [1, -1]) assert(cases.some((values) => Math.sign(Number(values[point.name])) === sign), `${point.name} is never ${sign > 0 ? "positive" : "negative"}`);
+                }
+            });
+
+            it("plans reads that hold every point and touch nothing forbidden", () => {
+                const { maxRegisters, gaps, readable, forbidden, items } = map;
+                const { blocks } = planReads(items, { maxRegisters, gaps, readable, forbidden, cost: { requestMs: 60, registerMs: 0.1 } });
+                assert.deepEqual(new Set(blocks.flatMap((block) => block.items)), new Set(items));
+                for (const { table, address, quantity } of blocks) {
+                    assert(quantity <= maxRegisters);
+                    assert(!forbidden.some((range) => range.table === table && range.address < address + quantity && address < range.address + range.size));
+                }
+            });
+
+            it("says where its facts are from, names points by our rules and permits no writing", () => {
+                assert(map.source.doc ?? map.source.url);
+                for (const { name, unit } of map.points) {
+                    assert(isPointName(name));
+                    assert.equal(unit, unitOf(name));
+                }
+                assert.doesNotMatch(readFileSync(maps.find(id).file, "utf8"), /allow:|access: rw/);
+            });
+        });
+    }
+
+    it("do not take an older or shifted answer, or an empty one, for the device's", () => {
+        for (const id of ids) {
+            const map = load(id);
+            if (map.proof.length === 0) continue;
+            const zeros = new Map(map.items.map((item) => [item, Buffer.alloc(item.size * 2)]));
+            const { values, counters, bad } = new MapDecoder(map).decode(zeros, 0);
+            assert.deepEqual({ values, counters }, { values: {}, counters: {} }, id);
+            assert.deepEqual(new Set(Object.values(bad)), new Set(["decode"]), id);
+        }
+    });
+});
