@@ -1,61 +1,60 @@
 import type { JsonObject } from "../store/canonical-json.js";
 
 /**
- * How a sample came to be. Only `measured` may count towards a claim; `uncertain` was measured in doubt, `estimated` was computed by
- * the device or filled in, `simulated` was invented.
+ * Where the values of a sample come from. Only `measured` may count towards a claim; `estimated` was computed or filled in, `doubtful`
+ * was measured in doubt, `simulated` was invented.
  */
-export const SAMPLE_QUALITIES = ["measured", "uncertain", "estimated", "simulated"] as const;
-export type SampleQuality = (typeof SAMPLE_QUALITIES)[number];
+export const ORIGINS = ["measured", "estimated", "doubtful", "simulated"] as const;
+export type Origin = (typeof ORIGINS)[number];
 
-/** One raw sample of an energy meter, as it arrived. */
+/** The registers of one meter at one instant, as they arrived. */
 export interface RawSample {
+    /** `<site>/<device>` */
     meter: string;
     /** Sample time, ms UTC. */
-    time: number;
-    /** Counter of energy given to the grid, whole Wh as shown; absent where it was not read. */
-    export_wh?: number;
-    /** Counter of energy taken from the grid, whole Wh as shown. */
-    import_wh?: number;
-    quality: SampleQuality;
+    at: number;
+    /** Counter of energy given to the grid since ever, whole Wh; absent where it was not read. */
+    exportWh?: number | undefined;
+    /** Counter of energy taken from the grid since ever, whole Wh. */
+    importWh?: number | undefined;
+    serial?: string | undefined;
+    origin: Origin;
+    /** Numbers to average, by point name. */
+    values?: Record<string, number> | undefined;
     /** Start of the device within which `seq` counts. */
-    boot?: number;
-    seq?: number;
-    /** When it arrived here, ms UTC; absent where the source keeps no such time. */
-    received?: number;
-    /** The device's Ed25519 signature of `statement(sample)`, base64. */
-    signature?: string;
-}
-
-/** Half-open, ms UTC. */
-export interface Period {
-    from: number;
-    to: number;
+    boot?: number | undefined;
+    seq?: number | undefined;
+    /** The device's Ed25519 signature of `statementOf(sample)`, base64. */
+    signature?: string | undefined;
 }
 
 /** All that the engine needs to know beside the samples. It is written into the capsule, so plain JSON and nothing personal. */
 export interface CapsuleTerms {
     /** The project the report is filed for. */
     project: string;
-    period: Period;
+    /** Half-open, ms UTC. */
+    period: { from: number; to: number };
     /** The program that made the report. */
     code: { name: string; version: string };
-    /** By meter id: what the engine knows of it (installed, removed, class, modulus, ...); `public_key`, a device's Ed25519 key of 32 bytes in base64, makes a signature compulsory. */
-    meters: Record<string, JsonObject>;
-    /** Calibrations with meter, date, certificate, errors found. */
-    calibrations: JsonObject[];
+    /** The meter inventory with calibrations and corrections. */
+    meters: JsonObject[];
+    /** By meter, the device's Ed25519 public key, 32 bytes in base64: every measured sample of such a meter must bear its signature. */
+    keys: Record<string, string>;
     /** The emission factor with its source. */
     factor: JsonObject;
     /** Rules and settings of the aggregation. */
     settings: JsonObject;
 }
 
-/** A stretch of a meter for which nothing is claimed. */
-export interface Gap extends Period {
+/** A stretch [from, to) of a meter, ms UTC, for which nothing is claimed. */
+export interface Gap {
     meter: string;
+    from: number;
+    to: number;
     reason: string;
 }
 
-/** What the engine makes of terms and samples. Integers where exactness matters; no time of day, no random value, nothing of the machine. */
+/** What the engine makes of terms and samples. No time of day, no random value, nothing of the machine. */
 export interface CapsuleOutcome {
     gaps: Gap[];
     report: JsonObject;
@@ -63,7 +62,7 @@ export interface CapsuleOutcome {
 
 /** One run of the engine. */
 export interface Recomputation {
-    /** Takes the next sample: by meter (UTF-16 order), then by time, no sample twice. */
+    /** Takes the next sample: by meter (UTF-16 order), then by time; no sample twice, but samples of one instant may differ. */
     add(sample: RawSample): void;
     finish(): CapsuleOutcome;
 }
