@@ -64,7 +64,7 @@ export default (RED: NodeAPI): void => {
 
     adminRoute(RED, "/wattledger/modbus/test", "wl-modbus-link", async (def) => {
         const settings = parseConfig(linkSchema, resolveEnv(RED, def));
-        return { ms: await tryConnect(settings, settings) };
+        return { ms: await tryConnect(settings, settings), transport: settings.transport };
     });
     adminRoute(RED, "/wattledger/modbus/ports", "wl-modbus-link", async () => ({ ports: await listPorts() }));
 };
