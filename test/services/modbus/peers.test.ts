@@ -1,27 +1,57 @@
 import assert from "node:assert/strict";
 import type { LinkMember } from "../../../dist/modbus/link.js";
-import { sharedLink } from "../../../dist/modbus/links.js";
+import { type Endpoint, sharedLink } from "../../../dist/modbus/links.js";
 import type { ReadRequest, Table } from "../../../dist/modbus/transport.js";
 import { distinctWord, rightData } from "../../modbus/fault-server.js";
 import { holding, outcome, SETTINGS } from "../../modbus/rig.js";
 import { type Peer, startLibmodbus } from "./libmodbus.js";
+import { serialEndpoint, startLine } from "./pty.js";
 import { startPymodbus } from "./pymodbus.js";
 
 const FUNCTION: Record<Table, number> = { coil: 1, discrete: 2, holding: 3, input: 4 };
 
-const PEERS: Record<string, { start: () => Promise<Peer>; units: number[]; outside: ReadRequest }> = {
-    libmodbus: { start: startLibmodbus, units: [1], outside: holding(1, 59_999, 2) },
-    pymodbus: { start: startPymodbus, units: [1, 3], outside: holding(1, 195, 10) },
+interface Served {
+    endpoint: Endpoint;
+    stop(): Promise<void>;
+}
+
+/** @param most Reads at once: a serial line takes some milliseconds for each. */
+const PEERS: Record<string, { start: () => Promise<Served>; units: number[]; outside: ReadRequest; most: number }> = {
+    "libmodbus server": { start: async () => served(await startLibmodbus()), units: [1], outside: holding(1, 59_999, 2), most: 2_000 },
+    "pymodbus server": { start: async () => served(await startPymodbus()), units: [1, 3], outside: holding(1, 195, 10), most: 2_000 },
+    "pymodbus server with RTU frames over TCP": {
+        start: async () => served(await startPymodbus("rtutcp"), "rtutcp"),
+        units: [1, 3],
+        outside: holding(1, 195, 10),
+        most: 500,
+    },
+    "pymodbus server on a serial line": { start: serveSerial, units: [1, 3], outside: holding(1, 195, 10), most: 300 },
 };
 
-for (const [name, { start, units, outside }] of Object.entries(PEERS)) {
-    describe(`A ${name} server`, function () {
+function served(peer: Peer, transport: "tcp" | "rtutcp" = "tcp"): Served {
+    return { endpoint: { ...peer, transport }, stop: () => peer.stop() };
+}
+
+async function serveSerial(): Promise<Served> {
+    const line = await startLine();
+    const peer = await startPymodbus("rtu", line.ends[0]);
+    return {
+        endpoint: serialEndpoint(line.ends[1]!),
+        stop: async () => {
+            await peer.stop();
+            await line.stop();
+        },
+    };
+}
+
+for (const [name, { start, units, outside, most: reads }] of Object.entries(PEERS)) {
+    describe(`A ${name}`, function () {
         this.timeout(30_000);
-        let peer: Peer;
+        let peer: Served;
         let member: LinkMember;
         before(async () => {
             peer = await start();
-            member = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 5_000 });
+            member = sharedLink(peer.endpoint).join({ ...SETTINGS, timeoutMs: 5_000 });
         });
         after(async () => {
             await member.leave();
@@ -48,8 +78,8 @@ for (const [name, { start, units, outside }] of Object.entries(PEERS)) {
         });
 
         it("serves many reads at once, each with its own registers", async () => {
-            const requests = Array.from({ length: 2_000 }, (_, i) => holding(units[i % units.length] as number, 210 + i, 1 + (i % 125)));
-            const one = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 5_000 });
+            const requests = Array.from({ length: reads }, (_, i) => holding(units[i % units.length] as number, 210 + i, 1 + (i % 125)));
+            const one = sharedLink(peer.endpoint).join({ ...SETTINGS, timeoutMs: 5_000 });
             let wrong = 0;
             for (let i = 0; i < requests.length; i += 500) {
                 const batch = requests.slice(i, i + 500);
@@ -62,7 +92,7 @@ for (const [name, { start, units, outside }] of Object.entries(PEERS)) {
 
         if (units.length > 1) {
             it("keeps silent about an absent unit, which is then left alone while others go on", async () => {
-                const hasty = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 200 });
+                const hasty = sharedLink(peer.endpoint).join({ ...SETTINGS, timeoutMs: 200 });
                 assert.equal(await outcome(hasty.read(holding(2))), "MODBUS_TIMEOUT");
                 assert.equal(await outcome(member.read(holding(2))), "MODBUS_BACKOFF");
                 await member.read(holding(3));

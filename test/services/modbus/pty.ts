@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import type { Endpoint } from "../../../dist/modbus/links.js";
 
 /** Two pseudo-terminals, each the other's far end, or one before a TCP connection; their devices are printed, one a line. */
 const SOURCE = `
@@ -46,4 +47,9 @@ export async function startLine(port?: number): Promise<Line> {
             await exited;
         },
     };
+}
+
+/** The settings of a link at one end. */
+export function serialEndpoint(path: string): Endpoint {
+    return { transport: "rtu", path, baud: 115_200, parity: "none", dataBits: 8, stopBits: 1 };
 }

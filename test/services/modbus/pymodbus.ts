@@ -3,9 +3,11 @@ import { type Peer, startPeer } from "./libmodbus.js";
 
 /** Units 1 and 3 with the words of `distinctWord`; holding registers 200..209 do not exist. */
 const SOURCE = `
-import asyncio
+import asyncio, sys
 from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext, ModbusSparseDataBlock
-from pymodbus.server.async_io import ModbusTcpServer
+from pymodbus.framer.rtu_framer import ModbusRtuFramer
+from pymodbus.framer.socket_framer import ModbusSocketFramer
+from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer
 
 def word(unit, function, address):
     return (unit * 7919 + function * 104729 + address * 31 + 17) & 0xFFFF
@@ -20,7 +22,13 @@ def slave(unit):
 
 async def main():
     context = ModbusServerContext(slaves={unit: slave(unit) for unit in (1, 3)}, single=False)
-    server = ModbusTcpServer(context, address=("127.0.0.1", 0))
+    if sys.argv[1] == "rtu":
+        server = ModbusSerialServer(context, framer=ModbusRtuFramer, port=sys.argv[2], baudrate=115200, ignore_missing_slaves=True)
+        await server.start()
+        print(0, flush=True)
+        await server.serve_forever()
+    framer = ModbusRtuFramer if sys.argv[1] == "rtutcp" else ModbusSocketFramer
+    server = ModbusTcpServer(context, framer=framer, address=("127.0.0.1", 0), ignore_missing_slaves=True)
     task = asyncio.create_task(server.serve_forever())
     await server.serving
     print(server.server.sockets[0].getsockname()[1], flush=True)
@@ -29,7 +37,7 @@ async def main():
 asyncio.run(main())
 `;
 
-/** Debian's pymodbus as a server; needs python3-pymodbus. */
-export function startPymodbus(): Promise<Peer> {
-    return startPeer(spawn("/usr/bin/python3", ["-c", SOURCE], { stdio: ["ignore", "pipe", "ignore"] }), () => undefined);
+/** Debian's pymodbus as a server; needs python3-pymodbus and python3-serial-asyncio. @param line Device of the serial line. */
+export function startPymodbus(transport: "tcp" | "rtutcp" | "rtu" = "tcp", line = ""): Promise<Peer> {
+    return startPeer(spawn("/usr/bin/python3", ["-c", SOURCE, transport, line], { stdio: ["ignore", "pipe", "ignore"] }), () => undefined);
 }
