@@ -94,7 +94,8 @@ export function sharedLink(endpoint: Endpoint): ModbusLink {
     return link;
 }
 
-function kindOf(endpoint: Endpoint): LinkKind {
+/** What a link runs over, for plans. */
+export function kindOf(endpoint: Endpoint): LinkKind {
     if (!isSerial(endpoint)) return { kind: endpoint.transport ?? "tcp" };
     const { baud, parity, dataBits, stopBits } = endpoint;
     return { kind: "rtu", baud, characterBits: 1 + dataBits + (parity === "none" ? 0 : 1) + stopBits };
@@ -112,6 +113,15 @@ function createTransport(endpoint: Endpoint, strays: Strays, onLost: (error: Mod
         return new RtuTransport({ framing, wire: new SerialTransport({ ...endpoint, framing, onLost }), characterMs: (characterBits * 1_000) / baud });
     }
     return new TcpTransport({ ...endpoint, framing: new MbapFraming(), onLost });
+}
+
+/** What a device needs of its link: the longest wait for an answer and the shortest pauses, ms. */
+export type DeviceNeeds = Pick<LinkSettings, "timeoutMs" | "gapMs" | "connectPauseMs">;
+
+/** A link's settings for a device that needs more time than they give. */
+export function withNeeds<S extends DeviceNeeds>(settings: S, needs: DeviceNeeds): S {
+    const longer = (key: keyof DeviceNeeds) => Math.max(settings[key], needs[key]);
+    return { ...settings, timeoutMs: longer("timeoutMs"), gapMs: longer("gapMs"), connectPauseMs: longer("connectPauseMs") };
 }
 
 /**

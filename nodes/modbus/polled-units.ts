@@ -29,6 +29,8 @@ export interface SourceUnit extends PolledUnit {
     readonly devices: readonly { name: string }[];
     /** Of its points, how many could be read. */
     readonly coverage?: { read: number; total: number } | undefined;
+    /** Why it gives no reading, where more is known than that it does not answer. */
+    readonly trouble?: string | undefined;
 }
 
 /** The units of one source: their pollers, what is reported of them, their energy totals across a restart, the status. */
@@ -148,7 +150,7 @@ export interface UnitSummary {
     late: boolean;
     /** Polls skipped so far. */
     overruns: number;
-    unit: Pick<SourceUnit, "devices" | "coverage">;
+    unit: Pick<SourceUnit, "devices" | "coverage" | "trouble">;
 }
 
 /**
@@ -160,11 +162,13 @@ export function summarise(units: Iterable<UnitSummary>, resting: ReadonlyMap<str
     const found = { new: 0, ok: 0, partly: 0, lost: 0 };
     let [isLate, skipped, asleep, awake] = [false, 0, 0, 0];
     let coverage: SourceUnit["coverage"];
+    let trouble: string | undefined;
     for (const { state, late, overruns, unit } of units) {
         found[state] += Math.max(1, unit.devices.length);
         isLate ||= late;
         skipped += overruns;
         if (state === "partly") coverage = unit.coverage;
+        if (state === "lost") trouble ??= unit.trouble;
         for (const { name } of unit.devices) {
             const rests = resting.get(name);
             if (rests === true) asleep++;
@@ -173,7 +177,7 @@ export function summarise(units: Iterable<UnitSummary>, resting: ReadonlyMap<str
     }
     const total = found.ok + found.partly + found.lost;
     if (total === 0) return { kind: "busy", text: busy };
-    if (found.lost === total && found.new === 0) return { kind: "error", text: "no answer" };
+    if (found.lost === total && found.new === 0) return { kind: "error", text: trouble ?? "no answer" };
     const devices = total === 1 ? "1 device" : `${total} devices`;
     if (total === 1 && coverage) return { kind: "warn", text: `${coverage.read} of ${coverage.total} points` };
     if (found.ok < total) return { kind: "warn", text: `${found.ok} of ${devices}` };

@@ -5,7 +5,7 @@ import { configure, parseConfig, resolveEnv } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import type { LinkMember, LinkState } from "./link.js";
-import { endpointName, linkSchema, sharedLink, tryConnect } from "./links.js";
+import { type DeviceNeeds, endpointName, linkSchema, sharedLink, tryConnect, withNeeds } from "./links.js";
 import { listPorts } from "./serial.js";
 
 type LinkConfig = z.output<typeof linkSchema>;
@@ -15,9 +15,10 @@ export interface ModbusLinkNode extends Node {
     users: Record<string, Node>;
     /**
      * Joins the link; the first user connects it. `onState` hears every change, the present state is the reader's `state`.
+     * @param needs Where the user's device needs more time than the settings give.
      * @throws WattError CONFIG_MISSING while the settings are unusable.
      */
-    register(user: Node, onState?: (state: LinkState) => void): LinkMember;
+    register(user: Node, onState?: (state: LinkState) => void, needs?: DeviceNeeds): LinkMember;
     /** Leaves the link; the last user disconnects it. Resolves when the connection is closed. */
     deregister(user: Node): Promise<void>;
 }
@@ -29,10 +30,13 @@ export default (RED: NodeAPI): void => {
         const listeners = new Map<string, (state: LinkState) => void>();
         let settings: LinkConfig | undefined;
         let member: LinkMember | undefined;
+        /** Of users with needs of their own. */
+        const own = new Map<string, LinkMember>();
         const leave = async () => {
-            const left = member;
+            const left = [...own.values(), ...(member ? [member] : [])];
             member = undefined;
-            await left?.leave();
+            own.clear();
+            await Promise.all(left.map((one) => one.leave()));
         };
         const join = (config: LinkConfig) =>
             sharedLink(config).join(config, {
@@ -45,15 +49,22 @@ export default (RED: NodeAPI): void => {
             });
 
         this.users = {};
-        this.register = (user, onState) => {
+        this.register = (user, onState, needs) => {
             if (!settings) throw new WattError("CONFIG_MISSING", "check modbus-link");
             this.users[user.id] = user;
             if (onState) listeners.set(user.id, onState);
-            return (member ??= join(settings));
+            member ??= join(settings);
+            if (!needs) return member;
+            const reader = sharedLink(settings).join(withNeeds(settings, needs));
+            own.set(user.id, reader);
+            return reader;
         };
         this.deregister = async (user) => {
             delete this.users[user.id];
             listeners.delete(user.id);
+            const left = own.get(user.id);
+            own.delete(user.id);
+            await left?.leave();
             if (Object.keys(this.users).length === 0) await leave();
         };
         lifecycle.onClose(leave);

@@ -1,0 +1,241 @@
+import type { Canonical } from "../common/canonical.js";
+import { type Clock, systemClock } from "../common/clock.js";
+import type { EnergyBook } from "../common/energy.js";
+import { WattError } from "../common/errors.js";
+import { type BadReason, createReading, type PointValue, type Quality, type ReadingMessage } from "../common/reading.js";
+import { countEnergy, qualityOf } from "../common/totals.js";
+import { UNITS } from "../common/units.js";
+import { BlockReader } from "./block-reader.js";
+import type { IdentifyRule, MapItem, MapPoint, ModbusMap } from "./map.js";
+import { MapDecoder } from "./map-decoder.js";
+import { isBits } from "./pdu.js";
+import type { LinkCost } from "./plan.js";
+import type { PollSample } from "./poller.js";
+import type { SourceUnit } from "./polled-units.js";
+import { planOptionsOf, type ReadGroup } from "./read-groups.js";
+import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
+
+/** One point as it was read, with the registers that it came from. */
+export interface RawValue {
+    point: string;
+    /** In our unit and sign, for a counter what the device shows; absent where it could not be read. */
+    value?: PointValue;
+    /** Such as `kWh`; absent for a state or text. */
+    unit?: string;
+    table: Table;
+    /** 0-based wire address. */
+    address: number;
+    /** Its registers in hexadecimal, a group of four digits each; absent where they were not read. */
+    raw?: string;
+    bad?: BadReason;
+}
+
+export interface MapUnitOptions {
+    map: ModbusMap;
+    groups: readonly ReadGroup[];
+    cost: LinkCost;
+    site: string;
+    name: string;
+    /** Adds every value with its registers as `msg.modbus`. */
+    rawValues: boolean;
+    /** Power further apart than this is not integrated, ms. */
+    maxGapMs: number;
+    energy: EnergyBook;
+    clock?: Clock;
+}
+
+type Answers = ReadonlyMap<MapItem, Buffer | ModbusError>;
+
+/** Illegal function, address, value (V1.1b3 §7): the device does not have what is asked for. */
+const REFUSALS = new Set([1, 2, 3]);
+
+/** Reads one unit by a map, after making sure that it is the map's device. */
+export class MapUnit implements SourceUnit {
+    /** Why there is no reading, for a status. */
+    trouble: string | undefined;
+    private readonly clock: Clock;
+    private readonly blocks: BlockReader<MapItem>;
+    private readonly names: ReadonlySet<string>;
+    private decoder: MapDecoder;
+    private identified = false;
+    /** The next request is sent although the unit is left alone after failures. */
+    private probing = false;
+    /** The link sends the fast groups of all units first. */
+    private background = false;
+    /** Points that their last read did not bring. */
+    private readonly unread = new Set<string>();
+    /** Every point that it ever had. */
+    private readonly seen = new Set<string>();
+    private serial: string | undefined;
+
+    constructor(
+        private readonly reader: ModbusReader,
+        readonly unit: number,
+        private readonly options: MapUnitOptions,
+    ) {
+        const { map, cost, clock = systemClock } = options;
+        this.clock = clock;
+        this.names = new Set(map.points.map(({ name }) => name));
+        this.decoder = new MapDecoder(map);
+        const asking: ModbusReader = { maxRegisters: reader.maxRegisters, read: (request) => this.ask(request) };
+        this.blocks = new BlockReader(asking, unit, { ...planOptionsOf(map, cost), clock });
+    }
+
+    get devices(): readonly { name: string }[] {
+        return [this.options];
+    }
+
+    get coverage(): { read: number; total: number } {
+        const total = this.options.map.points.length;
+        return { read: total - this.unread.size, total };
+    }
+
+    invalidate(): void {
+        this.identified = false;
+        this.probing = true;
+    }
+
+    async poll(names: ReadonlySet<string>, signal: AbortSignal): Promise<PollSample> {
+        await this.identify(signal);
+        const timestamp = this.clock.now();
+        const answers = await this.read(names, signal);
+        const canonical = this.decoder.decode(answers, this.clock.monotonic());
+        const raw = this.options.rawValues ? { modbus: rawValues(answers, canonical) } : {};
+        const fault = this.judge(answers, canonical);
+        const reading = { ...this.reading(timestamp, canonical), ...raw };
+        return { readings: [reading], fault };
+    }
+
+    /**
+     * What of the whole map can be read now, for a person who looks.
+     * @throws WattError MODBUS_WRONG_DEVICE, or why it does not answer.
+     */
+    async survey(signal: AbortSignal): Promise<{ rows: RawValue[]; fault: WattError | undefined }> {
+        this.probing = true;
+        await this.identify(signal);
+        const answers = await this.read(new Set(this.options.groups.map(({ name }) => name)), signal);
+        const canonical = this.decoder.decode(answers, this.clock.monotonic());
+        return { rows: rawValues(answers, canonical), fault: this.judge(answers, canonical) };
+    }
+
+    lost(): ReadingMessage[] {
+        if (this.seen.size === 0) return [];
+        const bad = Object.fromEntries([...this.seen].map((point) => [point, "comm" as const]));
+        return [this.message(this.clock.now(), "bad", {}, bad)];
+    }
+
+    private ask(request: ReadRequest): Promise<Buffer> {
+        const { probing, background } = this;
+        this.probing = false;
+        return this.reader.read({ ...request, ...(probing && { probe: true }), ...(background && { background: true }) });
+    }
+
+    /** @throws WattError MODBUS_WRONG_DEVICE naming what does not fit. */
+    private async identify(signal: AbortSignal): Promise<void> {
+        if (this.identified) return;
+        this.background = false;
+        const { identify } = this.options.map;
+        for (const rule of identify) {
+            const wrong = await this.check(rule, signal);
+            if (wrong !== undefined) throw this.stranger(wrong);
+        }
+        this.identified = true;
+        this.trouble = undefined;
+        this.decoder = new MapDecoder(this.options.map);
+    }
+
+    private async check(rule: IdentifyRule, signal: AbortSignal): Promise<string | undefined> {
+        const { table, address, size } = rule;
+        try {
+            return rule.check(await this.ask({ unit: this.unit, table, address, quantity: size, signal }));
+        } catch (error) {
+            if (error instanceof ModbusError && REFUSALS.has(error.exception ?? 0)) return `it refuses ${table} ${address}`;
+            throw error;
+        }
+    }
+
+    private stranger(wrong: string): WattError {
+        const { vendor, models, id } = this.options.map;
+        this.trouble = "wrong device";
+        return new WattError("MODBUS_WRONG_DEVICE", `Unit ${this.unit} is no ${vendor} ${models[0] ?? ""} (map ${id}): ${wrong}. Check the unit id and the device map.`);
+    }
+
+    /** The groups one after the other, the fastest first. */
+    private async read(names: ReadonlySet<string>, signal: AbortSignal): Promise<Answers> {
+        const answers = new Map<MapItem, Buffer | ModbusError>();
+        for (const [index, { name, items }] of this.options.groups.entries()) {
+            if (!names.has(name)) continue;
+            this.background = index > 0;
+            for (const [item, answer] of await this.blocks.read(items, signal)) answers.set(item, answer);
+            const silent = [...answers.values()].every((answer) => answer instanceof ModbusError);
+            const error = [...answers.values()].find((answer) => answer instanceof ModbusError && !isRefusal(answer));
+            if (silent && error) throw error as ModbusError;
+        }
+        return answers;
+    }
+
+    /** What of the answers a person should look at. */
+    private judge(answers: Answers, { values, counters, bad }: Canonical): WattError | undefined {
+        let fault: WattError | undefined;
+        for (const [{ points }, answer] of answers) {
+            if (answer instanceof ModbusError) fault ??= answer;
+            for (const { name } of points) {
+                if (bad[name] === "comm" || bad[name] === "decode") this.unread.add(name);
+                else this.unread.delete(name);
+            }
+        }
+        const nothing = Object.keys(values).length === 0 && Object.keys(counters).length === 0;
+        const refused = [...answers.values()].every((answer) => answer instanceof ModbusError);
+        if (!nothing || refused) return fault;
+        const { vendor, models } = this.options.map;
+        const why = Object.values(bad).every((reason) => reason === "missing") ? "has no values" : "sends nothing that can be true";
+        return new WattError("MODBUS_IMPLAUSIBLE", `Unit ${this.unit} answers, but ${why} for a ${vendor} ${models[0] ?? ""}: it may be starting or asleep, or be another device.`);
+    }
+
+    private reading(timestamp: number, canonical: Canonical): ReadingMessage {
+        const { map, name, energy, maxGapMs } = this.options;
+        const { values, bad, counters } = canonical;
+        const serial = values["serial_number"];
+        if (typeof serial === "string") this.serial = serial;
+        const device = { name, class: map.class, serial: this.serial, ratedW: undefined, has: (point: string) => this.names.has(point) };
+        countEnergy(canonical, device, energy, this.clock.monotonic(), maxGapMs);
+        for (const points of [values, counters]) for (const point in points) this.seen.add(point);
+        return this.message(timestamp, qualityOf(canonical), values, bad);
+    }
+
+    private message(timestamp: number, quality: Quality, values: ReadingMessage["payload"], bad: Record<string, BadReason>): ReadingMessage {
+        const { site, name, map } = this.options;
+        return createReading({ site, device: name, class: map.class, seq: 0, quality, bad }, timestamp, values);
+    }
+}
+
+/** A device that refuses is there. */
+function isRefusal({ exception, unitOffline }: ModbusError): boolean {
+    return exception !== undefined && !unitOffline;
+}
+
+function rawValues(answers: Answers, { values, counters, bad }: Canonical): RawValue[] {
+    const rows: RawValue[] = [];
+    for (const [{ points }, answer] of answers) {
+        for (const point of points) {
+            const { name, unit, table, address } = point;
+            const value = values[name] ?? counters[name]?.wh;
+            const reason = bad[name];
+            rows.push({
+                point: name,
+                ...(value !== undefined && { value }),
+                ...(unit && { unit: UNITS[unit] }),
+                table,
+                address,
+                ...(Buffer.isBuffer(answer) && { raw: rawText(point, answer) }),
+                ...(reason && { bad: reason }),
+            });
+        }
+    }
+    return rows;
+}
+
+function rawText({ table, at, size }: MapPoint, data: Buffer): string {
+    if (isBits(table)) return String((data[at >> 3]! >> (at & 7)) & 1);
+    return data.toString("hex", at, at + size * 2).replaceAll(/(.{4})(?=.)/g, "$1 ");
+}

@@ -1,0 +1,81 @@
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import type { Node, NodeAPI, NodeDef } from "node-red";
+import { adminRoute } from "../common/admin.js";
+import { configNode, configure, parseConfig, resolveEnv } from "../common/config.js";
+import { Lifecycle } from "../common/lifecycle.js";
+import { PointMaps } from "../common/pointmaps.js";
+import { listenerOf } from "../common/source.js";
+import { StateFile } from "../common/statefile.js";
+import { siteOf } from "../common/wl-site.js";
+import { chosenMapSchema, mapOf, modbusSchema, PASTED } from "./config.js";
+import { faultsOf, listChoices, type MapView, preview, type Preview, viewOf } from "./inspect.js";
+import { kindOf, linkSchema, sharedLink, withNeeds } from "./links.js";
+import { MAX_REGISTERS } from "./pdu.js";
+import { costOf } from "./plan.js";
+import { needsOf } from "./read-groups.js";
+import { ModbusSource } from "./source.js";
+import type { ModbusLinkNode } from "./wl-modbus-link.js";
+
+export default (RED: NodeAPI): void => {
+    const folder = (name: string) => (RED.settings.userDir ? path.join(RED.settings.userDir, "wattledger", name) : undefined);
+    let shared: PointMaps | undefined;
+    const maps = () => (shared ??= new PointMaps(folder("pointmaps")));
+
+    RED.nodes.registerType("wl-modbus", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
+        RED.nodes.createNode(this, def);
+        configure(this, () => {
+            const config = parseConfig(modbusSchema, def);
+            const map = mapOf(config, maps());
+            const { siteId } = siteOf(RED, def);
+            const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
+            const states = folder("modbus");
+            const lifecycle = new Lifecycle(this);
+            const source = new ModbusSource({
+                config,
+                map,
+                site: siteId,
+                ...(states && { stateFile: new StateFile(path.join(states, `${this.id}.json`)) }),
+                listener: listenerOf(this, lifecycle),
+            });
+            const reader = link.register(this, (state) => source.linkChanged(state), needsOf(map));
+            lifecycle.onClose(() => link.deregister(this));
+            lifecycle.onInput((_msg, _send, signal) => source.pollNow(signal));
+            lifecycle.run((signal) => source.run(reader, signal));
+        });
+    });
+
+    adminRoute(RED, "/wattledger/modbus/maps", "wl-modbus", async () => ({ maps: listChoices(maps()) }));
+    adminRoute(RED, "/wattledger/modbus/map", "wl-modbus", (def) => look(RED, maps(), def));
+    adminRoute(RED, "/wattledger/modbus/preview", "wl-modbus", (def, gone) => readNow(RED, maps(), def, gone));
+};
+
+type Look = { faults: ReturnType<typeof faultsOf> } | { text: string } | (MapView & { notice?: string });
+
+/** What the dialog shows of a map; of one that is chosen also its text, to be edited. */
+async function look(RED: NodeAPI, maps: PointMaps, { link, copy, ...node }: Record<string, unknown>): Promise<Look> {
+    const chosen = parseConfig(chosenMapSchema, resolveEnv(RED, node));
+    if (copy) return { text: await readFile(maps.find(chosen.map).file, "utf8") };
+    try {
+        const map = mapOf(chosen, maps);
+        const settings = link ? withNeeds(parseConfig(linkSchema, resolveEnv(RED, link)), needsOf(map)) : undefined;
+        const cost = costOf(settings ? { ...kindOf(settings), gapMs: settings.gapMs } : { kind: "tcp" });
+        const notice = chosen.map === PASTED ? undefined : maps.find(chosen.map).notice;
+        return { ...viewOf(map, chosen, { cost, maxRegisters: settings?.maxRegisters ?? MAX_REGISTERS }), ...(notice && { notice }) };
+    } catch (error) {
+        return { faults: faultsOf(error) };
+    }
+}
+
+/** Uses the link's connection where it is open, and a temporary one where it is not. */
+async function readNow(RED: NodeAPI, maps: PointMaps, { link, ...node }: Record<string, unknown>, signal: AbortSignal): Promise<Preview> {
+    const chosen = parseConfig(chosenMapSchema, resolveEnv(RED, node));
+    const map = mapOf(chosen, maps);
+    const settings = withNeeds(parseConfig(linkSchema, resolveEnv(RED, link)), needsOf(map));
+    const member = sharedLink(settings).join(settings);
+    try {
+        return await preview(member, map, chosen, signal);
+    } finally {
+        await member.leave();
+    }
+}
