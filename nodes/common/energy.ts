@@ -52,6 +52,15 @@ interface Fix {
     totalWh: number;
 }
 
+/** All that a counter knows; plain JSON. Holds where `at` is sample time, which a later run shares. */
+export interface CounterSnapshot {
+    good?: Fix;
+    serial: string;
+    beforeReset?: Fix;
+    dipSince?: number;
+    doubtful?: { wh: number; at: number; count: number };
+}
+
 /**
  * Turns a device's energy counter into one that never goes back. It starts at what the device shows, so that both agree
  * until the device's own counter breaks.
@@ -142,6 +151,28 @@ export class EnergyCounter {
         if (!good) return undefined;
         const wall = wallOf(good.at);
         return { totalWh: good.totalWh, lastWh: good.wh, serial, wall: Number.isFinite(wall) ? Math.round(wall) : 0 };
+    }
+
+    /** Everything, so that samples of a later time, or of the same time again, give the same totals. */
+    snapshot(): CounterSnapshot {
+        const { good, serial, beforeReset, dipSince, doubtful } = this;
+        return {
+            ...(good && { good: { ...good } }),
+            serial,
+            ...(beforeReset && { beforeReset: { ...beforeReset } }),
+            ...(dipSince !== undefined && { dipSince }),
+            ...(doubtful && { doubtful: { ...doubtful } }),
+        };
+    }
+
+    static fromSnapshot({ good, serial, beforeReset, dipSince, doubtful }: CounterSnapshot): EnergyCounter {
+        const counter = new EnergyCounter();
+        counter.good = good && { ...good };
+        counter.serial = serial;
+        counter.beforeReset = beforeReset && { ...beforeReset };
+        counter.dipSince = dipSince;
+        counter.doubtful = doubtful && { ...doubtful };
+        return counter;
     }
 
     /** Goes on from a stored state; `wall` and `at` are the same instant, now. */
