@@ -213,7 +213,7 @@ function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]):
     }
     const lineCounter = new yaml.LineCounter();
     // The library's own check for equal keys takes time by the square of their number.
-    const document = yaml.parseDocument(text, { lineCounter, uniqueKeys: false, prettyErrors: false, logLevel: "silent" });
+    const document = yaml.parseDocument(text, { lineCounter, uniqueKeys: false, prettyErrors: false, logLevel: "error" });
     const lineAt = (offset: number) => Math.max(1, lineCounter.linePos(offset).line);
     for (const { message, pos } of [...document.errors, ...document.warnings]) faults.push({ line: lineAt(pos[0]), message: clip(message) });
     if (faults.length > 0) return undefined;
@@ -299,13 +299,17 @@ export function suggest(word: string, known: readonly string[]): string {
     return `take one of ${shown}${known.length > 40 ? ", …" : ""}`;
 }
 
-/** Edits that turn one word into the other (Levenshtein). */
+/** Edits that turn one word into the other; two letters in the wrong order are one (optimal string alignment). */
 function distance(a: string, b: string): number {
-    let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+    let [before, row] = [[] as number[], Array.from({ length: b.length + 1 }, (_, j) => j)];
     for (let i = 1; i <= a.length; i++) {
         const next = [i];
-        for (let j = 1; j <= b.length; j++) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
-        row = next;
+        for (let j = 1; j <= b.length; j++) {
+            const same = a[i - 1] === b[j - 1] ? 0 : 1;
+            const turned = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1] ? before[j - 2]! + 1 : Infinity;
+            next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + same, turned));
+        }
+        [before, row] = [row, next];
     }
     return row[b.length]!;
 }

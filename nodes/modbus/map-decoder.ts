@@ -38,7 +38,8 @@ export class MapDecoder {
 
     private isBelieved(read: ReadonlyMap<MapItem, unknown>, { bad }: Canonical, isZero: boolean): boolean {
         for (const point of this.proof) {
-            if (bad[point.name] === "range" || bad[point.name] === "decode") return false;
+            const reason = bad[point.name];
+            if (reason !== undefined && reason !== "missing" && reason !== "comm") return false;
         }
         return !isZero || ![...read.keys()].some(({ points }) => points.some((point) => this.proof.has(point)));
     }

@@ -10,6 +10,8 @@ export const SIGNS = ["import_positive", "export_positive", "discharge_positive"
 /** How a value in a scale register counts: SunSpec-like devices multiply by its power of ten, Kipp & Zonen divide. */
 const SCALE_RULES = ["multiply_pow10", "divide_pow10"] as const;
 
+const SCALE = "must be a number other than 0, or {register: 4, rule: divide_pow10 or multiply_pow10}";
+
 /** A register's number as the map's `numbering` writes it; modicon numbers have up to six digits. */
 const address = () => mapInt(0, 465_536);
 
@@ -64,9 +66,8 @@ function pointShape() {
         byte_order: mapChoice(BYTE_ORDERS).optional(),
         unit: mapText("a unit such as W or kWh").optional(),
         scale: z
-            .union([z.number().refine((number) => number !== 0), strictMap({ register: address(), rule: mapChoice(SCALE_RULES) })], {
-                error: "must be a number other than 0, or {register: 4, rule: divide_pow10 or multiply_pow10}",
-            })
+            .union([z.number(), strictMap({ register: address(), rule: mapChoice(SCALE_RULES) })], { error: SCALE })
+            .refine((scale) => scale !== 0, SCALE)
             .optional(),
         offset: mapNumber(-1e9, 1e9).optional(),
         invalid: sentinels(),

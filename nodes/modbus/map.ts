@@ -542,10 +542,11 @@ function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, 
         let value = applyFactor(raw, used);
         // Some models of a series give a sign beside the direction, so only the size counts.
         if (direction) value = direction.negative.includes(data.readUInt16BE(direction.at)) ? -Math.abs(value) : Math.abs(value);
-        value += offset;
-        if (Number.isInteger(value) && !Number.isSafeInteger(value)) return "overflow";
+        // 15 digits are what a decimal sum of this size keeps.
+        if (offset !== 0) value = Number((value + offset).toPrecision(15));
         if (!(value >= low && value <= high)) return "range";
         if (only ? value < only[0] || value > only[1] : !valid.some(([least, most]) => value >= least && value <= most)) return "range";
+        if (Number.isInteger(value) && !Number.isSafeInteger(value)) return "overflow";
         if (kind === "gauge") into.values[name] = value === 0 ? 0 : value;
         else into.counters[name] = rolls ? { wh: value, modulusWh: applyFactor(1, used) * 2 ** type.bits } : { wh: value };
         return undefined;

@@ -95,7 +95,22 @@ describe("shipped point maps", () => {
         });
     }
 
-    it("do not take an older or shifted answer, or an empty one, for the device's", () => {
+    it("do not believe a meter's answer that is shifted by one value", () => {
+        for (const id of ids) {
+            const map = load(id);
+            if (map.class !== "meter" || map.proof.length === 0) continue;
+            for (const golden of goldens(id)) {
+                for (const by of [-2, -1, 1, 2]) {
+                    const cells = golden.registers.map((run) => ({ ...run, address: run.address + by }));
+                    const around = map.items.map(({ table, address, size }) => ({ table, address: address - 2, hex: Array.from({ length: size + 4 }, () => "0000").join(" ") }));
+                    const { values } = decode(map, { ...golden, registers: [...around, ...cells] });
+                    assert.deepEqual(values, {}, `${id}, ${golden.name}, ${by} registers`);
+                }
+            }
+        }
+    });
+
+    it("do not take an empty answer for the device's", () => {
         for (const id of ids) {
             const map = load(id);
             if (map.proof.length === 0) continue;
