@@ -8,6 +8,7 @@ import { type ModelDef, officialModels } from "../../dist/sunspec/model.js";
 import { SETTINGS } from "../modbus/rig.js";
 import { startLibmodbus } from "../services/modbus/libmodbus.js";
 import type { Row } from "./row.js";
+import { median } from "./usage.js";
 
 const ADDRESS = 40_000;
 const QUANTITY = 125;
@@ -90,10 +91,6 @@ async function measure(read: () => Promise<void>): Promise<Rate> {
     const seconds = (performance.now() - started) / 1_000;
     const { user, system } = process.cpuUsage(before);
     return { perSecond: count / seconds, cpu: (user + system) / count };
-}
-
-function median(numbers: number[]): number {
-    return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] as number;
 }
 
 /** A model with a value in every point. */
