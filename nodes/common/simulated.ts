@@ -9,3 +9,6 @@ export const SIMULATED_OPTIONS = "SIMULATED";
 export function isSimulatedDevice(manufacturer: unknown, options: unknown): boolean {
     return manufacturer === SIMULATED_MANUFACTURER && options === SIMULATED_OPTIONS;
 }
+
+/** Header, in lower case, by which our stand-in of a remote service says with every answer that it is one. */
+export const SIMULATED_HEADER = "x-wattledger-simulated";

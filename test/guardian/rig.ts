@@ -1,0 +1,54 @@
+import { createHttpClient } from "../../dist/common/http.js";
+import type { Clock } from "../../dist/common/clock.js";
+import { GuardianClient } from "../../dist/guardian/client.js";
+import type { Account, SessionFile } from "../../dist/guardian/session.js";
+import { GuardianSimulator, SIM_TENANT_ID, type GuardianSimOptions } from "../../dist/simulate/guardian-server.js";
+
+export const PASSWORD = "stand-in";
+
+/** A file that is in memory. */
+export class MemoryFile implements SessionFile {
+    state: unknown;
+    load(): unknown {
+        return structuredClone(this.state);
+    }
+    save(state: unknown): void {
+        this.state = structuredClone(state);
+    }
+}
+
+/** Stand-ins and clients of one test; `close` ends them all. */
+export class Rig {
+    private readonly simulators: GuardianSimulator[] = [];
+    private readonly clients: GuardianClient[] = [];
+
+    async simulator(options: Partial<GuardianSimOptions> = {}): Promise<GuardianSimulator> {
+        const simulator = new GuardianSimulator({ host: "127.0.0.1", port: 0, profile: "g3x", rounding: "nearest", seed: 1, password: PASSWORD, ...options });
+        this.simulators.push(simulator);
+        await simulator.start();
+        return simulator;
+    }
+
+    client(simulator: { url: string }, account: Partial<Account> = {}, options: { file?: SessionFile; clock?: Clock; timeoutMs?: number } = {}): GuardianClient {
+        const client = new GuardianClient(
+            { url: simulator.url, loginBy: "username", username: "pp", password: PASSWORD, tenantId: SIM_TENANT_ID, ...account },
+            // No backoff is as long as a test.
+            { http: createHttpClient(), random: () => 0, ...options },
+        );
+        this.clients.push(client);
+        return client;
+    }
+
+    async close(): Promise<void> {
+        for (const client of this.clients.splice(0)) client.close();
+        for (const simulator of this.simulators.splice(0)) await simulator.close();
+    }
+}
+
+/** The code that a promise rejects with. */
+export async function codeOf(promise: Promise<unknown>): Promise<string> {
+    return promise.then(
+        () => "none",
+        (error: unknown) => String((error as { code?: string }).code),
+    );
+}

@@ -1,0 +1,163 @@
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { inspect } from "node:util";
+import { createHttpClient } from "../../dist/common/http.js";
+import { Session, tokenExpiry } from "../../dist/guardian/session.js";
+import { PROFILES } from "../../dist/simulate/guardian-server.js";
+import { SIM_POLICY_ID } from "../../dist/simulate/guardian-server.js";
+import { ManualClock } from "../common/manual-clock.js";
+import { codeOf, MemoryFile, PASSWORD, Rig } from "./rig.js";
+
+describe("the session with Guardian", () => {
+    const rig = new Rig();
+    afterEach(() => rig.close());
+
+    for (const profile of PROFILES) {
+        it(`signs in to ${profile} and lists policies`, async () => {
+            const client = rig.client(await rig.simulator({ profile }));
+            assert.deepEqual((await client.policies()).map(({ name }) => name), ["AMS-I.D stand-in", "iREC 7"]);
+            assert.equal(client.sessionState, "ready");
+            assert.equal(client.simulated, true);
+        });
+    }
+
+    it("signs in by e-mail where the managed service takes it", async () => {
+        const simulator = await rig.simulator({ profile: "mgs" });
+        const client = rig.client(simulator, { loginBy: "email", username: "pp@example.org" });
+        assert.equal((await client.policies()).length, 2);
+    });
+
+    it("needs the tenant id there", async () => {
+        const client = rig.client(await rig.simulator({ profile: "mgs" }), { tenantId: "" });
+        assert.equal(await codeOf(client.policies()), "GUARDIAN_LOGIN");
+        assert.equal(client.sessionState, "person");
+    });
+
+    for (const [fault, code] of [["mfa", "GUARDIAN_MFA"], ["terms", "GUARDIAN_TERMS"], ["password", "GUARDIAN_PASSWORD"]] as const) {
+        it(`tells ${code} apart`, async () => {
+            const simulator = await rig.simulator();
+            simulator.fault({ fault, on: "", skip: 0, status: 503, message: "", ms: 0 });
+            assert.equal(await codeOf(rig.client(simulator).policies()), code);
+        });
+    }
+
+    it("asks a refused login again only after a quarter of an hour, for a person must act first", async () => {
+        const clock = new ManualClock();
+        const simulator = await rig.simulator({ clock });
+        const client = rig.client(simulator, { password: "wrong" }, { clock });
+        for (let i = 0; i < 5; i++) assert.equal(await codeOf(client.policies()), "GUARDIAN_LOGIN");
+        assert.equal(simulator.count.requests, 1);
+        clock.advance(15 * 60_000);
+        assert.equal(await codeOf(client.policies()), "GUARDIAN_LOGIN");
+        assert.equal(simulator.count.requests, 2);
+    });
+
+    it("shows password and tokens in no error", async () => {
+        const simulator = await rig.simulator();
+        const secret = "correct-horse-battery";
+        const error: unknown = await rig.client(simulator, { password: secret }).policies().catch((reason: unknown) => reason);
+        assert.ok(!inspect(error, { depth: 10, showHidden: true }).includes(secret));
+    });
+
+    it("logs in once for many who ask at the same time", async () => {
+        const lines: string[] = [];
+        const client = rig.client(await rig.simulator({ onRequest: (line) => lines.push(line) }));
+        await Promise.all(Array.from({ length: 10 }, () => client.policies()));
+        assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1);
+        assert.equal(lines.filter((line) => line.includes("/access-token")).length, 1);
+    });
+
+    it("renews the access token before it ends, though the clocks differ by an hour", async () => {
+        const [here, there] = [new ManualClock(), new ManualClock()];
+        there.set(here.now() + 3_600_000);
+        const lines: string[] = [];
+        const client = rig.client(await rig.simulator({ clock: there, onRequest: (line) => lines.push(line) }), {}, { clock: here });
+        for (let i = 0; i < 20; i++) {
+            await client.policies();
+            for (const clock of [here, there]) clock.advance(10_000);
+        }
+        assert.equal(lines.filter((line) => line.endsWith(" 401")).length, 0);
+        assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1);
+        assert.equal(lines.filter((line) => line.includes("/access-token")).length, 5);
+    });
+
+    it("takes up the session after a restart, without a login", async () => {
+        const lines: string[] = [];
+        const simulator = await rig.simulator({ onRequest: (line) => lines.push(line) });
+        const file = new MemoryFile();
+        await rig.client(simulator, {}, { file }).policies();
+        await rig.client(simulator, {}, { file }).policies();
+        assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1);
+    });
+
+    it("keeps nothing that is of use without the password", async () => {
+        const simulator = await rig.simulator();
+        const file = new MemoryFile();
+        await rig.client(simulator, {}, { file }).policies();
+        const [refresh] = (simulator as unknown as { refreshTokens: { token: string }[] }).refreshTokens;
+        assert.ok(refresh);
+        const kept = JSON.stringify(file.state);
+        assert.ok(!kept.includes(refresh.token) && !kept.includes(PASSWORD));
+        assert.ok(!Buffer.from(kept, "base64").includes(refresh.token));
+    });
+
+    it("begins anew when the file is damaged or of another account", async () => {
+        const simulator = await rig.simulator();
+        for (const state of [{ session: "AAAA" }, { session: 5 }, [], "x", { session: Buffer.alloc(80).toString("base64") }]) {
+            const file = new MemoryFile();
+            file.state = state;
+            assert.equal((await rig.client(simulator, {}, { file }).policies()).length, 2);
+        }
+    });
+
+    it("does not fight with another client of the account: it logs in ever less often", async () => {
+        const clock = new ManualClock();
+        const lines: string[] = [];
+        const { url } = await rig.simulator({ clock, onRequest: (line) => lines.push(line) });
+        const http = createHttpClient();
+        const sessions = [1, 2].map(() => new Session({ url, loginBy: "username", username: "pp", password: PASSWORD }, { http, clock, random: () => 1 }));
+        const codes = new Set<string>();
+        for (let i = 0; i < 100; i++) {
+            for (const session of sessions) codes.add(await codeOf(session.token()));
+            clock.advance(36_000);
+        }
+        http.close();
+        assert.deepEqual([...codes].toSorted(), ["GUARDIAN_BUSY", "none"]);
+        const logins = lines.filter((line) => line.includes("/accounts/login")).length;
+        assert.ok(logins > 10 && logins < 40, `${logins} logins in an hour`);
+    });
+
+    it("knows a server that is none", async () => {
+        const server = createServer((_, response) => response.end("<html>Welcome</html>"));
+        server.listen(0, "127.0.0.1");
+        await once(server, "listening");
+        try {
+            const client = rig.client({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1` });
+            assert.equal(await codeOf(client.policies()), "GUARDIAN_GARBAGE");
+            assert.equal(client.simulated, false);
+        } finally {
+            server.closeAllConnections();
+            server.close();
+        }
+    });
+
+    it("reads when a token ends", () => {
+        const token = (claims: object) => `x.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.y`;
+        assert.equal(tokenExpiry(token({ expireAt: 1_795_257_600_000 })), 1_795_257_600_000);
+        assert.equal(tokenExpiry(token({ exp: 1_795_257_600 })), 1_795_257_600_000);
+        assert.equal(tokenExpiry(token({ iat: 1 })), undefined);
+        assert.equal(tokenExpiry("garbage"), undefined);
+    });
+
+    for (const profile of PROFILES) {
+        it(`sees in ${profile} that a block is not there for the account`, async () => {
+            const client = rig.client(await rig.simulator({ profile, isReady: false }));
+            assert.equal(await codeOf(client.block(SIM_POLICY_ID, "add_report_bnt")), "GUARDIAN_UNAVAILABLE");
+            assert.equal(await codeOf(client.act(SIM_POLICY_ID, "add_report_bnt", { document: {}, ref: null })), "GUARDIAN_UNAVAILABLE");
+            assert.equal(await client.hasTag(SIM_POLICY_ID, "add_report_bnt"), true);
+            assert.equal(await client.hasTag(SIM_POLICY_ID, "no_such_tag"), false);
+        });
+    }
+});
