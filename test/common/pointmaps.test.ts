@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import fc from "fast-check";
 import { MAX_MAP_BYTES, PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
+import { modbusMapSchema } from "../../dist/modbus/map-schema.js";
 import { parseModbusMap } from "../../dist/modbus/map.js";
 
 /** The error of something that must fail. */
@@ -101,6 +102,21 @@ describe("a point map's text", () => {
             }),
             { numRuns: 400 },
         );
+    });
+});
+
+describe("the page on writing maps", () => {
+    const page = readFileSync(path.join(__dirname, "../../docs/pointmaps.md"), "utf8");
+
+    it("has an example that is a map", () => {
+        const [, text = ""] = /```yaml\n(schema[^]*?)```/.exec(page) ?? [];
+        assert.equal(parseModbusMap(text, "my-meter.yaml").points.length, 3);
+    });
+
+    it("explains every key", () => {
+        const { shape } = modbusMapSchema();
+        const keys = [shape.points.valueType, shape.defaults.unwrap(), shape].flatMap((part) => Object.keys(part.shape));
+        assert.deepEqual(keys.filter((key) => !new RegExp(`\\b${key}\\b`).test(page)), []);
     });
 });
 
