@@ -42,10 +42,10 @@ export async function syncFolder(files: Files, folder: string): Promise<void> {
 }
 
 /** Replaces a file's content so that a reader, or a crash, sees the old or the new one and nothing in between. */
-export async function replaceFile(files: Files, file: string, content: string): Promise<void> {
+export async function replaceFile(files: Files, file: string, content: string, mode = 0o666): Promise<void> {
     const next = `${file}.tmp`;
     try {
-        const handle = await files.open(next, "w");
+        const handle = await files.open(next, "w", mode);
         try {
             await writeAll(handle, [Buffer.from(content)], 0);
             await handle.datasync();

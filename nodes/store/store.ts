@@ -1,6 +1,8 @@
 import path from "node:path";
 import type { Clock } from "../common/clock.js";
 import type { Deliver } from "./delivery.js";
+import { fileName } from "./files.js";
+import { Ledger, type LedgerStats } from "./ledger.js";
 import { Outbox, type OutboxOptions, type OutboxStats } from "./outbox.js";
 import { Series, type Retention, type SeriesStats } from "./series.js";
 import { Spool, type SpoolStats } from "./spool.js";
@@ -26,13 +28,15 @@ export interface StoreHealth {
     series: SeriesStats;
     spools: Record<string, SpoolStats>;
     outboxes: Record<string, OutboxStats>;
+    ledgers: Record<string, LedgerStats>;
 }
 
-/** One folder with everything that must survive: series, and spools with their outboxes. */
+/** One folder with everything that must survive: series, spools with their outboxes, and ledgers. */
 export class Store {
     readonly series: Series;
     private readonly spools = new Map<string, Spool>();
     private readonly outboxes = new Map<string, Outbox>();
+    private readonly ledgers = new Map<string, Ledger>();
     private readonly listeners = new Set<() => void>();
     private closing: Promise<void> | undefined;
 
@@ -66,6 +70,18 @@ export class Store {
         return outbox;
     }
 
+    /** The ledger that signs as `origin`, such as `example.org/plant1`, opened on first use. */
+    ledger(origin: string): Ledger {
+        let ledger = this.ledgers.get(origin);
+        if (!ledger) {
+            const { folder, after, clock } = this.options;
+            ledger = new Ledger({ folder: path.join(folder, "ledger", fileName(origin)), origin, after, ...(clock && { clock }) });
+            ledger.onChange(this.notify);
+            this.ledgers.set(origin, ledger);
+        }
+        return ledger;
+    }
+
     /** Forgets the place of a destination that was removed for good, so that nothing is kept for it. */
     async forget(name: string): Promise<void> {
         const outbox = this.outboxes.get(name);
@@ -78,6 +94,7 @@ export class Store {
         const series = this.series.stats();
         const spools = mapValues(this.spools, (spool) => spool.stats());
         const outboxes = mapValues(this.outboxes, (outbox) => outbox.stats());
+        const ledgers = mapValues(this.ledgers, (ledger) => ledger.stats());
         const problems: string[] = [];
         if (series.state === "memory" || series.state === "failed") problems.push(`Readings are not kept: ${plain(series.reason)}`);
         if (series.setAside !== undefined) problems.push(`The series was damaged and is set aside as ${path.basename(series.setAside)}`);
@@ -86,7 +103,8 @@ export class Store {
             if (state === "memory") problems.push(`What waits for delivery (${name}) is in memory only: ${plain(reason)}`);
             if (state === "failed") problems.push(`Nothing can be delivered (${name}): ${plain(reason)}`);
         }
-        return { problems, series, spools, outboxes };
+        for (const { reason } of Object.values(ledgers)) if (reason !== undefined) problems.push(plain(reason));
+        return { problems, series, spools, outboxes, ledgers };
     }
 
     /** Calls `listener` when the health may have changed; the returned function ends it. */
@@ -103,13 +121,13 @@ export class Store {
     /** Resolves once the folder is given back after `close`, however long the disk takes. */
     async ended(): Promise<void> {
         await this.closing;
-        await Promise.all([this.series, ...this.spools.values()].map(({ ended }) => ended));
+        await Promise.all([this.series, ...this.spools.values(), ...this.ledgers.values()].map(({ ended }) => ended));
     }
 
     private async shut(): Promise<void> {
         const series = this.series.close();
         await Promise.all([...this.outboxes.values()].map((outbox) => outbox.close()));
-        await Promise.all([series, ...[...this.spools.values()].map((spool) => spool.close())]);
+        await Promise.all([series, ...[...this.spools.values(), ...this.ledgers.values()].map((part) => part.close())]);
     }
 
     private readonly notify = (): void => {

@@ -30,7 +30,7 @@ export class FaultyFiles implements Files {
         const known = this.synced.get(from);
         if (known !== undefined) this.synced.set(to, known);
     }) as Files["rename"];
-    open = this.wrap("open", async (file: string, flags: string) => this.watch(await fs.open(file, flags), file, flags)) as Files["open"];
+    open = this.wrap("open", async (file: string, flags: string, mode?: number) => this.watch(await fs.open(file, flags, mode), file, flags)) as Files["open"];
 
     /** Everything fails from now on and nothing reaches the disk, as after a kill. */
     kill(): void {
