@@ -5,10 +5,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 const LOOKED_UP = 1000;
 const DELIVERY_WITHIN_MS = 15_000;
 
-/** Notes what every wl-sunspec node sends from now on, until `finishCheck` compares it with what was kept. */
+/** Nodes that read devices. */
+const SOURCES = ["wl-sunspec", "wl-modbus"];
+
+/** Notes what every such node sends from now on, until `finishCheck` compares it with what was kept. */
 export function watchReadings(RED) {
     const sources = new Map();
-    for (const { id, name } of nodesOf(RED, "wl-sunspec")) sources.set(id, { name: name || id, status: "no status", devices: new Map() });
+    for (const { id, name } of SOURCES.flatMap((type) => nodesOf(RED, type))) sources.set(id, { name: name || id, status: "no status", devices: new Map() });
     RED.events.on("node-status", ({ id, status }) => {
         if (sources.has(id)) sources.get(id).status = status.text;
     });
@@ -32,7 +35,7 @@ export async function finishCheck(RED, sources, { check: seconds, influx }) {
     const reasons = [];
     const devices = {};
     const stores = nodesOf(RED, "wl-store").map(({ id }) => RED.nodes.getNode(id)?.store).filter(Boolean);
-    if (sources.size === 0) reasons.push("The flow has no wl-sunspec node.");
+    if (sources.size === 0) reasons.push("The flow has no wl-sunspec and no wl-modbus node.");
     for (const { name, status, devices: seen } of sources.values()) {
         if (seen.size === 0) reasons.push(`${name} sent no reading: ${status}.`);
         for (const [key, { site, device, class: kind, times }] of seen) {

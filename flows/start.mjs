@@ -181,7 +181,7 @@ function introduce(RED, nodeRed, options, url, notes) {
         `  Dashboard  ${url}/dashboard/plant`,
         `  Editor     ${url}/`,
         sims.length > 0
-            ? `  Simulated  the whole plant, as SunSpec devices on Modbus TCP port ${process.env.WL_SIM_PORT}: two inverters, battery,\n             meter, weather station, tracker; ${pace}, seed ${options.seed}${faulty}`
+            ? `  Simulated  the whole plant, on Modbus TCP port ${process.env.WL_SIM_PORT}: two inverters, battery, meter,\n             weather station and tracker by SunSpec, a check meter by point map; ${pace}, seed ${options.seed}${faulty}`
             : "  Simulated  nothing",
         `  Data       ${options.userDir}`,
         `  InfluxDB   ${options.influx || "none; add one with --influx URL"}`,

@@ -19,7 +19,8 @@ const LOOK = {
 };
 const MINUTE = 60_000;
 const history = () => ({ topic: "history", payload: { first: state.first, since: state.since, sparks: state.sparks } });
-const readings = msg.payload;
+// A check meter stands where another one counts: it enters no sum.
+const readings = msg.payload.filter(({ reading }) => !reading.device.startsWith("check-"));
 const state = context.get("state") ?? { first: {}, sparks: {}, shown: 0 };
 context.set("state", state);
 

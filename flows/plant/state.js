@@ -63,7 +63,8 @@ const rank = (d) => (ORDER.indexOf(d.class) + 1 || ORDER.length + 1);
 const all = Object.values(devices).toSorted((a, b) => rank(a) - rank(b) || a.device.localeCompare(b.device));
 const patience = (d) => (d.every ? Math.max(10_000, 3.5 * d.every) : 65_000);
 const silent = (d) => now - d.at > patience(d);
-const of = (kind) => all.filter((d) => d.class === kind);
+/** A check meter stands where another one counts: it is shown, and enters no sum. */
+const of = (kind) => all.filter((d) => d.class === kind && !d.device.startsWith("check-"));
 
 /** Sum over a class; a stale value never enters it, and `have` of `all` says how complete it is. */
 function sum(kind, ...points) {

@@ -79,7 +79,7 @@ describe("the dashboard of npm start", () => {
             if (/^(http|ws)s?:$/.test(protocol) && host !== new URL(demo.url).host) faults.push(`asked a foreign host: ${request.url()}`);
         });
         await page.goto(demo.url);
-        await page.locator(".wl-device").nth(5).waitFor();
+        await page.locator(".wl-device").nth(6).waitFor();
     }
 
     const tile = (id: string) => page.locator(`[data-tile=${id}] .wl-tile-value`);
@@ -90,7 +90,7 @@ describe("the dashboard of npm start", () => {
         assert.match((await tile("solar").textContent()) ?? "", /^[\d.]+k?W$/);
         assert.match((await page.locator(".wl-flow svg").getAttribute("aria-label")) ?? "", /^Solar [\d.]+ k?W.*Grid [\d.]+ k?W.*House [\d.]+ k?W.*Battery \d+ %/);
         assert.ok((await page.locator(".wl-pulse").count()) >= 2);
-        assert.deepEqual((await page.locator(".wl-device-name").allTextContents()).toSorted(), ["battery", "inverter-a", "inverter-b", "meter", "tracker", "weather"]);
+        assert.deepEqual((await page.locator(".wl-device-name").allTextContents()).toSorted(), ["battery", "check-meter", "inverter-a", "inverter-b", "meter", "tracker", "weather"]);
         assert.deepEqual(await page.locator(".wl-level-bad").count(), 0);
         assert.match(await page.locator("[data-device=inverter-a]").innerText(), /(now|\d+ s ago)[^]*(MPPT|throttled|starting|sleeping)[^]*inverter · good[^]*no errors/);
         await page.getByText("simulated plant").waitFor();

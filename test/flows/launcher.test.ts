@@ -55,7 +55,7 @@ describe("flows/start.mjs", () => {
             const url = /Dashboard +(\S+)/.exec(demo.log())![1]!;
             assert.notEqual(new URL(url).port, String(port));
             assert.equal((await fetch(url)).status, 200);
-            assert.match(demo.log(), /Simulated .*two inverters, battery,\s+meter, weather station, tracker/);
+            assert.match(demo.log(), /Simulated .*two inverters, battery, meter,\s+weather station and tracker by SunSpec, a check meter by point map/);
 
             const second = run(...args);
             assert.equal(second.status, 1);
@@ -64,7 +64,7 @@ describe("flows/start.mjs", () => {
             assert.deepEqual(await ended, [0, null], demo.log());
             const summary = JSON.parse(/^\{$.*^\}$/ms.exec(demo.log())![0]) as { ok: boolean; nodeRed: string; devices: Record<string, { readings: number; kept: number }> };
             assert.equal(summary.ok, true);
-            assert.deepEqual(Object.keys(summary.devices).toSorted(), ["battery", "inverter-a", "inverter-b", "meter", "tracker", "weather"]);
+            assert.deepEqual(Object.keys(summary.devices).toSorted(), ["battery", "check-meter", "inverter-a", "inverter-b", "meter", "tracker", "weather"]);
             for (const [device, { readings, kept }] of Object.entries(summary.devices)) assert.ok(readings > 0 && kept === readings, device);
             assert.equal(Number.parseInt(summary.nodeRed, 10), Number.parseFloat(process.versions.node) >= 22.9 ? 5 : 4);
             assert.ok(!readdirSync(userDir).includes("running.lock"));

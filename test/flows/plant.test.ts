@@ -80,6 +80,15 @@ describe("the plant page's state", () => {
         assert.deepEqual([later.grid.note, later.battery.note, later.house.value], ["importing", "discharging", "8.10"]);
     });
 
+    it("shows a check meter beside the meter and counts it nowhere", () => {
+        plant.read("inverter", "A", { ac_power_w: 4000 });
+        plant.read("meter", "M", { ac_power_w: -3000 });
+        plant.read("meter", "check-meter", { ac_power_w: -3010 });
+        const { flow: shown, cards } = plant.show();
+        assert.deepEqual([shown.grid.value, shown.house.value], ["3.00", "1.00"]);
+        assert.deepEqual(cards.map(({ device }) => device), ["A", "check-meter", "M"]);
+    });
+
     it("calls a few watts idle", () => {
         plant.read("meter", "M", { ac_power_w: -19 });
         assert.deepEqual([plant.show().flow.grid.value, plant.show().flow.grid.way, plant.show().flow.grid.note], ["0", 0, "idle"]);
@@ -176,6 +185,7 @@ describe("the plant page's curves", () => {
             minute("A", "inverter", at, { ac_power_w: 4000, ac_energy_export_wh: 1000 + i * 50 }),
             ...(without.includes(i) ? [] : [minute("B", "inverter", at, { ac_power_w: 2000, ac_energy_export_wh: 500 + i * 30 })]),
             minute("M", "meter", at, { ac_power_w: -3000, ac_energy_export_wh: 9000 + i * 10 }),
+            minute("check-meter", "meter", at, { ac_power_w: -3020, ac_energy_export_wh: 8000 + i * 10 }),
             minute("S", "battery", at, { dc_power_w: -1000, soc_pct: 50 }),
         ]);
     const chart = (answer: unknown) => {
