@@ -1,0 +1,570 @@
+import { readdir } from "node:fs/promises";
+import path from "node:path";
+import { type Clock, systemClock } from "../common/clock.js";
+import { errorCode, toError, WattError } from "../common/errors.js";
+import { type Database, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
+import { type Invoice, isDue } from "./deductions.js";
+import { type Factor, factorFor } from "./factor.js";
+import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, meterInterval, type MeterInterval, sum } from "./interval.js";
+import { type MeterRecord, recordAt, topologyChanges } from "./meters.js";
+import { buildReport, type Carry, type Project, type Report } from "./report.js";
+import { EXCLUSIONS, type Excluded, mergeSamples, type MeterSample, type MeterState, type Origin, settle, type Settled, type SettleRules } from "./settlement.js";
+
+export interface BookRules extends IntervalRules {
+    project: Project;
+    meters: readonly MeterRecord[];
+    factors: readonly Factor[];
+    acceptsUnsourced: boolean;
+    allowSimulated: boolean;
+    maxGapMs: number;
+    /** An interval is sealed this long after its end, so that what comes a little late is in it. */
+    graceMs: number;
+    calendar: Calendar;
+    minTonnes: number;
+    version: string;
+}
+
+export interface BookOptions {
+    folder: string;
+    rules: BookRules;
+    clock?: Clock;
+    backend?: SqlBackend;
+    /** Samples wait at most this long for their commit. */
+    commitMs?: number;
+}
+
+/** What was recorded and not handed on yet, oldest first. Handed on again after a crash: the numbers and keys tell. */
+export interface News {
+    intervals: Interval[];
+    adjustments: Adjustment[];
+    reports: Report[];
+}
+
+/** Energy so far, whole Wh. */
+export interface BookStats {
+    /** End of the last sealed interval, ms UTC; absent before the first. */
+    sealedTo?: number;
+    /** Net of the intervals that no report holds yet, before corrections. */
+    pendingWh: number;
+    claimedWh: number;
+    credits: number;
+    reports: number;
+    /** Late data that would raise a claim and wait for a person. */
+    waiting: number;
+}
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meter (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, used_to INTEGER NOT NULL DEFAULT 0, open INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sample (at INTEGER, meter INTEGER, exported INTEGER, imported INTEGER, serial TEXT, origin INTEGER NOT NULL, vals TEXT, PRIMARY KEY (at, meter)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS interval (number INTEGER PRIMARY KEY, starts INTEGER NOT NULL UNIQUE, ends INTEGER NOT NULL UNIQUE CHECK (ends > starts), net INTEGER NOT NULL, body TEXT NOT NULL, report INTEGER, sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS state (number INTEGER, meter INTEGER, body TEXT NOT NULL, PRIMARY KEY (number, meter)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dirty (meter INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS adjustment (number INTEGER PRIMARY KEY, interval INTEGER NOT NULL, meter TEXT NOT NULL, body TEXT NOT NULL, accepted TEXT, report INTEGER, sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS invoice (starts INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS report (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, starts INTEGER NOT NULL UNIQUE, claimed INTEGER NOT NULL, credits INTEGER NOT NULL, carry TEXT NOT NULL, body TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0);
+CREATE TRIGGER IF NOT EXISTS interval_disjoint BEFORE INSERT ON interval WHEN EXISTS (SELECT 1 FROM interval WHERE NEW.starts < ends AND starts < NEW.ends) BEGIN SELECT RAISE(ABORT, 'periods overlap'); END;
+CREATE TRIGGER IF NOT EXISTS interval_sealed BEFORE UPDATE OF number, starts, ends, net, body ON interval BEGIN SELECT RAISE(ABORT, 'a sealed period never changes'); END;
+CREATE TRIGGER IF NOT EXISTS interval_kept BEFORE DELETE ON interval BEGIN SELECT RAISE(ABORT, 'a sealed period never goes'); END;
+CREATE TRIGGER IF NOT EXISTS report_sealed BEFORE UPDATE OF number, key, starts, claimed, credits, carry, body ON report BEGIN SELECT RAISE(ABORT, 'a report never changes'); END;
+`;
+const SCHEMA_VERSION = "1";
+const ORIGINS: readonly Origin[] = ["measured", "estimated", "doubtful", "simulated"];
+/** Samples looked at beyond an interval's end for one that closes it. */
+const LOOK_AHEAD = 16;
+
+interface SampleRow {
+    at: number;
+    meter: number;
+    exported: number | null;
+    imported: number | null;
+    serial: string | null;
+    origin: number;
+    vals: string | null;
+}
+
+interface Meter {
+    id: number;
+    usedTo: number;
+    isOpen: boolean;
+}
+
+/**
+ * The books of one project in one SQLite file: raw samples, the ledger of sealed intervals, adjustments, reports. The file itself
+ * refuses periods that overlap and changes of what is sealed; every commit survives a power cut.
+ */
+export class Book {
+    private readonly clock: Clock;
+    private owned: OwnedDatabase | undefined;
+    private readonly meters = new Map<string, Meter>();
+    private waiting: { sample: MeterSample; resolve: () => void; reject: (error: Error) => void }[] = [];
+    private cancelCommit: (() => void) | undefined;
+    private checking: Promise<void> | undefined;
+    private isClosing = false;
+    /** What the last report in vain was made of. */
+    private tried = "";
+
+    private constructor(private readonly options: BookOptions) {
+        this.clock = options.clock ?? systemClock;
+    }
+
+    /**
+     * @throws WattError BOOK_DAMAGED when the file is or was damaged: a new one would claim the same periods again; BOOK_NEWER;
+     * STORE_LOCKED when another node or process has it; or what the database throws.
+     */
+    static async open(options: BookOptions): Promise<Book> {
+        const book = new Book(options);
+        const { folder, rules, backend } = options;
+        const file = path.join(folder, `carbon-${rules.project.id.replaceAll(/[^A-Za-z0-9_.-]/g, "_")}.db`);
+        await refuseDamaged(file);
+        const stamp = new Date(book.clock.now()).toISOString().replaceAll(/[:.]/g, "-");
+        const owned = await openOwned(file, { synchronous: "FULL", stamp, ...(backend && { backend }) });
+        try {
+            if (owned.setAside !== undefined) throw damaged(owned.setAside);
+            book.begin(owned);
+            return book;
+        } catch (error) {
+            await owned.close();
+            throw error;
+        }
+    }
+
+    private begin(owned: OwnedDatabase): void {
+        this.owned = owned;
+        const { db } = owned;
+        db.exec(SCHEMA);
+        const [version] = db.all<{ value: string }>("SELECT value FROM meta WHERE key = 'version'");
+        if (version === undefined) db.run("INSERT INTO meta VALUES ('version', ?)", SCHEMA_VERSION);
+        else if (version.value !== SCHEMA_VERSION) throw new WattError("BOOK_NEWER", "The carbon book is of another version of this software: update it.");
+        for (const { id, name, used_to: usedTo, open } of db.all<{ id: number; name: string; used_to: number; open: number }>("SELECT * FROM meter")) {
+            this.meters.set(name, { id, usedTo, isOpen: open === 1 });
+        }
+        for (const { meter } of this.options.rules.meters) {
+            if (this.meters.has(meter)) continue;
+            db.run("INSERT INTO meter (name) VALUES (?)", meter);
+            const [row] = db.all<{ id: number }>("SELECT id FROM meter WHERE name = ?", meter);
+            this.meters.set(meter, { id: row!.id, usedTo: 0, isOpen: false });
+        }
+    }
+
+    private get db(): Database {
+        if (!this.owned) throw new WattError("BOOK_CLOSED", "The carbon book is closed.");
+        return this.owned.db;
+    }
+
+    // --- samples
+
+    /** Resolves once the sample is on disk. @throws WattError METER_UNKNOWN, or what the database throws. */
+    add(sample: MeterSample): Promise<void> {
+        if (this.isClosing || !this.owned) return Promise.reject(new WattError("BOOK_CLOSED", "The carbon book is closed."));
+        if (!this.options.rules.meters.some(({ meter }) => meter === sample.meter)) {
+            return Promise.reject(new WattError("METER_UNKNOWN", `Meter ${sample.meter} is not in the inventory: add it, or do not send its readings here.`));
+        }
+        return new Promise((resolve, reject) => {
+            this.waiting.push({ sample, resolve, reject });
+            this.cancelCommit ??= this.clock.after(this.options.commitMs ?? 200, () => this.commit());
+        });
+    }
+
+    private commit(): void {
+        this.cancelCommit?.();
+        this.cancelCommit = undefined;
+        const batch = this.waiting;
+        this.waiting = [];
+        if (batch.length === 0) return;
+        try {
+            this.db.transaction(() => {
+                for (const { sample } of batch) this.insert(sample);
+            });
+            for (const { resolve } of batch) resolve();
+        } catch (error) {
+            for (const { reject } of batch) reject(toError(error));
+        }
+    }
+
+    private insert(sample: MeterSample): void {
+        const meter = this.meters.get(sample.meter)!;
+        const [known] = this.db.all<SampleRow>("SELECT * FROM sample WHERE at = ? AND meter = ?", sample.at, meter.id);
+        const merged = known ? mergeSamples(toSample(known, sample.meter), sample) : sample;
+        const { exportWh = null, importWh = null, serial = null, origin, values } = merged;
+        const vals = values ? JSON.stringify(values) : null;
+        const code = ORIGINS.indexOf(origin);
+        if (known && known.exported === exportWh && known.imported === importWh && known.serial === serial && known.origin === code) return;
+        this.db.run("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?, ?, ?, ?)", sample.at, meter.id, exportWh, importWh, serial, code, vals);
+        const sealed = this.sealedTo();
+        if (sealed !== undefined && (sample.at < Math.max(sealed, meter.usedTo + 1) || meter.isOpen)) this.markDirty(meter.id, sample.at);
+    }
+
+    /** The first interval that a late sample can change holds the sample before it. */
+    private markDirty(meter: number, at: number): void {
+        let [row] = this.db.all<{ number: number; starts: number }>("SELECT number, starts FROM interval WHERE starts <= ? ORDER BY starts DESC LIMIT 1", at);
+        row ??= { number: 1, starts: 0 };
+        let until = at;
+        while (row.number > 1 && this.db.all("SELECT 1 FROM sample WHERE meter = ? AND at >= ? AND at < ? LIMIT 1", meter, row.starts, until).length === 0) {
+            until = row.starts;
+            row = this.db.all<{ number: number; starts: number }>("SELECT number, starts FROM interval WHERE number = ?", row.number - 1)[0]!;
+        }
+        this.db.run("INSERT INTO dirty VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET number = min(number, excluded.number)", meter, row.number);
+    }
+
+    /** Raw samples of a meter in [from, to), oldest first. */
+    samples(meter: string, from: number, to: number): MeterSample[] {
+        const id = this.meters.get(meter)?.id ?? -1;
+        return this.db.all<SampleRow>("SELECT * FROM sample WHERE at >= ? AND at < ? AND meter = ? ORDER BY at", from, to, id).map((row) => toSample(row, meter));
+    }
+
+    // --- sealing
+
+    /** Settles late data, seals what is due and makes reports; one run at a time. */
+    check(): Promise<void> {
+        return (this.checking ??= this.run().finally(() => {
+            this.checking = undefined;
+        }));
+    }
+
+    private async run(): Promise<void> {
+        this.commit();
+        for (const { meter, number } of this.db.all<{ meter: number; number: number }>("SELECT meter, number FROM dirty")) {
+            await turn();
+            if (this.isClosing) return;
+            this.resettle(meter, number);
+        }
+        while (!this.isClosing && this.sealNext()) {
+            this.report();
+            await turn();
+        }
+        if (!this.isClosing) this.report();
+    }
+
+    /** @returns false when no interval is due. */
+    private sealNext(): boolean {
+        const { rules } = this.options;
+        const last = this.lastInterval();
+        const now = this.clock.now();
+        const start = last?.ends ?? this.firstSample();
+        if (start === undefined) return false;
+        const { from, to } = intervalFrom(last ? start : firstStart(start, rules.intervalMs), rules.intervalMs, this.changes());
+        if (now < to + rules.graceMs) return false;
+        const number = (last?.number ?? 0) + 1;
+        const rows = this.rowsByMeter(from, to);
+        const settled: { name: string; meter: Meter; result: Settled }[] = [];
+        const parts: MeterInterval[] = [];
+        for (const name of new Set(rules.meters.map(({ meter }) => meter))) {
+            const meter = this.meters.get(name)!;
+            const opening = this.opening(number, meter.id);
+            const result = this.settleMeter(name, rows.get(meter.id) ?? [], from, to, opening);
+            const record = this.recordOf(name, from);
+            if (record) parts.push(meterInterval(record, result, from, to, rules, opening));
+            settled.push({ name, meter, result });
+        }
+        const interval: Interval = { project: rules.project.id, number, from, to, sealedAt: now, meters: parts, simulated: parts.some(({ hours }) => hours.some((hour) => hour.simulated)) };
+        const netWh = sum(parts, ({ exportWh, importWh }) => exportWh - importWh);
+        this.db.transaction(() => {
+            this.db.run("INSERT INTO interval (number, starts, ends, net, body) VALUES (?, ?, ?, ?, ?)", number, from, to, netWh, JSON.stringify(interval));
+            for (const { meter, result } of settled) this.keepState(number + 1, meter.id, result);
+        });
+        for (const { meter, result } of settled) Object.assign(meter, { usedTo: Math.max(result.usedTo, 0), isOpen: result.isOpen });
+        return true;
+    }
+
+    /** An interval ends where the meters or the emission factor change. */
+    private changes(): number[] {
+        const { meters, factors } = this.options.rules;
+        return [...topologyChanges(meters), ...factors.flatMap(({ validFrom, validTo }) => [validFrom, validTo])].toSorted((a, b) => a - b);
+    }
+
+    private settleMeter(name: string, samples: readonly MeterSample[], from: number, to: number, opening: MeterState | undefined): Settled {
+        const { rules } = this.options;
+        const settleRules: SettleRules = { records: rules.meters.filter(({ meter }) => meter === name), maxGapMs: rules.maxGapMs, allowSimulated: rules.allowSimulated };
+        const result = settle(settleRules, samples, from, to, opening);
+        if (!result.isOpen) return result;
+        // Nothing soon after the end: look for what came next, however late.
+        const more = this.db.all<SampleRow>("SELECT * FROM sample WHERE meter = ? AND at >= ? ORDER BY at LIMIT ?", this.meters.get(name)!.id, to, LOOK_AHEAD);
+        const before = samples.filter(({ at }) => at < to);
+        return more.length === 0 ? result : settle(settleRules, [...before, ...more.map((row) => toSample(row, name))], from, to, opening);
+    }
+
+    private keepState(number: number, meter: number, { closing, usedTo, isOpen }: Settled): void {
+        if (closing) this.db.run("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", number, meter, JSON.stringify(closing));
+        else this.db.run("DELETE FROM state WHERE number = ? AND meter = ?", number, meter);
+        if (number === (this.lastInterval()?.number ?? 0) + 1) this.db.run("UPDATE meter SET used_to = ?, open = ? WHERE id = ?", usedTo, isOpen ? 1 : 0, meter);
+    }
+
+    /** Settles sealed intervals of a meter again; what differs from what is recorded becomes an adjustment. */
+    private resettle(meterId: number, first: number): void {
+        const { rules } = this.options;
+        const name = [...this.meters].find(([, { id }]) => id === meterId)![0];
+        const meter = this.meters.get(name)!;
+        // Taken out of the inventory since: what was sealed of it stays.
+        const last = rules.meters.some((record) => record.meter === name) ? this.lastInterval()!.number : 0;
+        this.db.transaction(() => {
+            for (let number = first; number <= last; number++) {
+                const interval = this.interval(number)!;
+                const { from, to } = interval;
+                const opening = this.opening(number, meterId);
+                const result = this.settleMeter(name, this.rowsByMeter(from, to, meterId, number).get(meterId) ?? [], from, to, opening);
+                const record = this.recordOf(name, from);
+                if (record) this.adjust(interval, meterInterval(record, result, from, to, rules, opening));
+                const kept = JSON.stringify(this.opening(number + 1, meterId));
+                this.keepState(number + 1, meterId, result);
+                // From here on nothing changes.
+                if (number < last && kept === JSON.stringify(result.closing)) break;
+            }
+            this.db.run("DELETE FROM dirty WHERE meter = ?", meterId);
+        });
+        const [row] = this.db.all<{ used_to: number; open: number }>("SELECT used_to, open FROM meter WHERE id = ?", meterId);
+        Object.assign(meter, { usedTo: row!.used_to, isOpen: row!.open === 1 });
+    }
+
+    private adjust(interval: Interval, now: MeterInterval): void {
+        const sealed = interval.meters.find(({ meter }) => meter === now.meter);
+        const before = this.adjustmentsOf(interval.number, now.meter);
+        const change = (of: (part: Pick<MeterInterval, "exportWh" | "importWh" | "excludedExport" | "excludedImport">) => number) => of(now) - (sealed ? of(sealed) : 0) - sum(before, of);
+        const excluded = (key: "excludedExport" | "excludedImport"): Excluded =>
+            Object.fromEntries(EXCLUSIONS.map((reason) => [reason, change((part) => part[key][reason] ?? 0)] as const).filter(([, wh]) => wh !== 0));
+        const adjustment = { exportWh: change((part) => part.exportWh), importWh: change((part) => part.importWh), excludedExport: excluded("excludedExport"), excludedImport: excluded("excludedImport") };
+        const { exportWh, importWh, excludedExport, excludedImport } = adjustment;
+        if (exportWh === 0 && importWh === 0 && Object.keys(excludedExport).length === 0 && Object.keys(excludedImport).length === 0) return;
+        const [count] = this.db.all<{ n: number }>("SELECT count(*) AS n FROM adjustment");
+        const number = count!.n + 1;
+        const [reported] = this.db.all<{ key: string }>("SELECT key FROM report JOIN interval ON interval.report = report.number WHERE interval.number = ?", interval.number);
+        const body: Adjustment = {
+            number,
+            interval: interval.number,
+            from: interval.from,
+            to: interval.to,
+            meter: now.meter,
+            madeAt: this.clock.now(),
+            ...adjustment,
+            simulated: now.hours.some((hour) => hour.simulated),
+            ...(reported && { report: reported.key }),
+        };
+        this.db.run("INSERT INTO adjustment (number, interval, meter, body) VALUES (?, ?, ?, ?)", number, interval.number, now.meter, JSON.stringify(body));
+    }
+
+    // --- reports
+
+    /** The report of what waits, whether it is ready or not; absent before the first interval. It records nothing. */
+    preview(): Report | undefined {
+        this.commit();
+        const pending = this.pending();
+        return pending.length > 0 ? this.build(pending) : undefined;
+    }
+
+    /** Records reports while there is one that is ready, or that a change of the factor ends. */
+    private report(): void {
+        const { rules } = this.options;
+        for (;;) {
+            const ends = this.db.all<{ number: number; starts: number; ends: number }>("SELECT number, starts, ends FROM interval WHERE report IS NULL ORDER BY number");
+            const [first] = ends;
+            if (!first) return;
+            const factor = factorFor(rules.factors, first.starts, first.ends);
+            const change = ends.findIndex(({ starts, ends: to }) => factorFor(rules.factors, starts, to) !== factor);
+            const within = change === -1 ? ends : ends.slice(0, change);
+            const isEnded = change !== -1 && factor !== undefined;
+            const until = isEnded ? within.length - 1 : within.findLastIndex(({ ends: to }) => isReportEnd(to, rules.calendar));
+            const newYear = within.findIndex(({ ends: to }, i) => i < until && isReportEnd(to, "year"));
+            for (const end of newYear === -1 ? [until] : [newYear, until]) {
+                if (end === -1) return;
+                const isLast = end === until;
+                const { number, ends: to } = within[end]!;
+                const seen = `${isEnded} ${first.number} ${number} ${this.count("adjustment")} ${this.count("invoice")} ${this.count("adjustment WHERE accepted IS NOT NULL")} ${this.silent(to).join(" ")}`;
+                if (isLast && seen === this.tried) return;
+                const report = this.build(this.pending(number));
+                const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
+                if (report.ready || isClosing) {
+                    this.record(report, factor!);
+                    break;
+                }
+                if (isLast) {
+                    this.tried = seen;
+                    return;
+                }
+            }
+        }
+    }
+
+    private build(intervals: Interval[]): Report {
+        const { rules } = this.options;
+        const to = intervals.at(-1)!.to;
+        const number = this.count("report") + 1;
+        const [last] = this.db.all<{ carry: string }>("SELECT carry FROM report ORDER BY number DESC LIMIT 1");
+        const { project, meters, factors, acceptsUnsourced, minTonnes, version } = rules;
+        const from = intervals[0]!.from;
+        const invoices = this.db.all<{ body: string }>("SELECT body FROM invoice WHERE starts < ? ORDER BY starts", to).map(({ body }) => JSON.parse(body) as Invoice).filter((invoice) => invoice.to > from);
+        return buildReport({ project, number, intervals, adjustments: this.unapplied(to), carry: last ? (JSON.parse(last.carry) as Carry) : undefined, factors, acceptsUnsourced, meters, invoices, silent: this.silent(to), minTonnes, version });
+    }
+
+    /** Meters in service that no sample is known of since an instant. */
+    private silent(since: number): string[] {
+        const names = [...new Set(this.options.rules.meters.map(({ meter }) => meter))].filter((name) => this.recordOf(name, since));
+        return names.filter((name) => this.db.all("SELECT 1 FROM sample WHERE meter = ? AND at >= ? LIMIT 1", this.meters.get(name)!.id, since).length === 0);
+    }
+
+    private record(report: Report, factor: Factor): void {
+        const { period, figures, number, key } = report;
+        const isFiled = report.ready;
+        const claimedWh = isFiled ? figures.claimedWh : 0;
+        const carry: Carry = { wh: isFiled ? figures.carriedOutWh : figures.netWh, factor, report: key, simulated: report.simulated };
+        this.db.transaction(() => {
+            this.db.run("INSERT INTO report (number, key, starts, claimed, credits, carry, body, sent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", number, key, period.fromMs, claimedWh, isFiled ? figures.credits : 0, JSON.stringify(carry), JSON.stringify(report), isFiled ? 0 : 1);
+            this.db.run("UPDATE interval SET report = ? WHERE number BETWEEN ? AND ?", number, ...period.intervals);
+            for (const adjustment of report.adjustments.filter(isDue)) this.db.run("UPDATE adjustment SET report = ? WHERE number = ?", number, adjustment.number);
+        });
+    }
+
+    /** A person answers for late data that raise a claim. @throws WattError ADJUSTMENT_UNKNOWN */
+    accept(numbers: readonly number[], who: string): void {
+        const waiting = new Set(this.unapplied(Infinity).filter((adjustment) => !isDue(adjustment)).map(({ number }) => number));
+        const unknown = numbers.find((number) => !waiting.has(number));
+        if (unknown !== undefined) throw new WattError("ADJUSTMENT_UNKNOWN", `Adjustment ${unknown} does not wait for anyone: only late data that raise a claim do.`);
+        this.db.transaction(() => {
+            for (const number of numbers) this.db.run("UPDATE adjustment SET accepted = ? WHERE number = ?", who, number);
+        });
+    }
+
+    /** Keeps an invoice; one that begins at the same time takes its place until a report has used it. */
+    addInvoice(invoice: Invoice): void {
+        this.db.run("INSERT OR REPLACE INTO invoice VALUES (?, ?)", invoice.from, JSON.stringify(invoice));
+    }
+
+    // --- what is recorded
+
+    interval(number: number): Interval | undefined {
+        const [row] = this.db.all<{ body: string }>("SELECT body FROM interval WHERE number = ?", number);
+        return row && (JSON.parse(row.body) as Interval);
+    }
+
+    /** The report as it was recorded. */
+    reportOf(number: number): Report | undefined {
+        const [row] = this.db.all<{ body: string }>("SELECT body FROM report WHERE number = ?", number);
+        return row && (JSON.parse(row.body) as Report);
+    }
+
+    news(): News {
+        const bodies = (table: string) => this.db.all<{ body: string }>(`SELECT body FROM ${table} WHERE sent = 0 ORDER BY number LIMIT 100`).map(({ body }) => JSON.parse(body) as unknown);
+        return { intervals: bodies("interval") as Interval[], adjustments: bodies("adjustment") as Adjustment[], reports: bodies("report") as Report[] };
+    }
+
+    /** Marks news as handed on. */
+    sent({ intervals, adjustments, reports }: News): void {
+        this.db.transaction(() => {
+            for (const { number } of intervals) this.db.run("UPDATE interval SET sent = 1 WHERE number = ?", number);
+            for (const { number } of adjustments) this.db.run("UPDATE adjustment SET sent = 1 WHERE number = ?", number);
+            for (const { number } of reports) this.db.run("UPDATE report SET sent = 1 WHERE number = ?", number);
+        });
+    }
+
+    stats(): BookStats {
+        const sealedTo = this.sealedTo();
+        const [pending] = this.db.all<{ wh: number }>("SELECT coalesce(sum(net), 0) AS wh FROM interval WHERE report IS NULL");
+        const [done] = this.db.all<{ wh: number; n: number; credits: number }>("SELECT coalesce(sum(claimed), 0) AS wh, count(*) AS n, coalesce(sum(credits), 0) AS credits FROM report");
+        const [last] = this.db.all<{ carry: string }>("SELECT carry FROM report ORDER BY number DESC LIMIT 1");
+        return {
+            ...(sealedTo !== undefined && { sealedTo }),
+            pendingWh: pending!.wh + (last ? (JSON.parse(last.carry) as Carry).wh : 0),
+            claimedWh: done!.wh,
+            credits: done!.credits,
+            reports: done!.n,
+            waiting: this.unapplied(Infinity).filter((adjustment) => !isDue(adjustment)).length,
+        };
+    }
+
+    async close(): Promise<void> {
+        this.isClosing = true;
+        await this.checking?.catch(() => undefined);
+        this.commit();
+        const { owned } = this;
+        this.owned = undefined;
+        await owned?.close();
+    }
+
+    // --- rows
+
+    private count(table: string): number {
+        return this.db.all<{ n: number }>(`SELECT count(*) AS n FROM ${table}`)[0]!.n;
+    }
+
+    private firstSample(): number | undefined {
+        return this.db.all<{ at: number }>("SELECT at FROM sample ORDER BY at LIMIT 1")[0]?.at;
+    }
+
+    private lastInterval(): { number: number; ends: number } | undefined {
+        return this.db.all<{ number: number; ends: number }>("SELECT number, ends FROM interval ORDER BY number DESC LIMIT 1")[0];
+    }
+
+    private sealedTo(): number | undefined {
+        return this.lastInterval()?.ends;
+    }
+
+    private pending(until = Number.MAX_SAFE_INTEGER): Interval[] {
+        return this.db.all<{ body: string }>("SELECT body FROM interval WHERE report IS NULL AND number <= ? ORDER BY number", until).map(({ body }) => JSON.parse(body) as Interval);
+    }
+
+    private unapplied(to: number): Adjustment[] {
+        const rows = this.db.all<{ body: string; accepted: string | null }>("SELECT body, accepted FROM adjustment WHERE report IS NULL ORDER BY number");
+        return rows.map(({ body, accepted }) => ({ ...(JSON.parse(body) as Adjustment), ...(accepted !== null && { accepted }) })).filter((adjustment) => adjustment.to <= to);
+    }
+
+    private adjustmentsOf(interval: number, meter: string): Adjustment[] {
+        return this.db.all<{ body: string }>("SELECT body FROM adjustment WHERE interval = ? AND meter = ?", interval, meter).map(({ body }) => JSON.parse(body) as Adjustment);
+    }
+
+    private opening(number: number, meter: number): MeterState | undefined {
+        const [row] = this.db.all<{ body: string }>("SELECT body FROM state WHERE number = ? AND meter = ?", number, meter);
+        return row && (JSON.parse(row.body) as MeterState);
+    }
+
+    private recordOf(name: string, at: number): MeterRecord | undefined {
+        return recordAt(this.options.rules.meters.filter(({ meter }) => meter === name), at);
+    }
+
+    /** Samples of an interval and shortly after it; the first interval takes in what is older. */
+    private rowsByMeter(from: number, to: number, only?: number, number = 0): Map<number, MeterSample[]> {
+        const names = new Map([...this.meters].map(([name, { id }]) => [id, name]));
+        const start = number === 1 ? 0 : from;
+        const until = to + this.options.rules.maxGapMs;
+        const rows =
+            only === undefined
+                ? this.db.all<SampleRow>("SELECT * FROM sample WHERE at >= ? AND at < ? ORDER BY at", start, until)
+                : this.db.all<SampleRow>("SELECT * FROM sample WHERE at >= ? AND at < ? AND meter = ? ORDER BY at", start, until, only);
+        const byMeter = new Map<number, MeterSample[]>();
+        for (const row of rows) {
+            const list = byMeter.get(row.meter);
+            const sample = toSample(row, names.get(row.meter)!);
+            if (list) list.push(sample);
+            else byMeter.set(row.meter, [sample]);
+        }
+        return byMeter;
+    }
+}
+
+function toSample({ at, exported, imported, serial, origin, vals }: SampleRow, meter: string): MeterSample {
+    const sample: MeterSample = { meter, at, origin: ORIGINS[origin]! };
+    if (exported !== null) sample.exportWh = exported;
+    if (imported !== null) sample.importWh = imported;
+    if (serial !== null) sample.serial = serial;
+    if (vals !== null) sample.values = JSON.parse(vals) as Record<string, number>;
+    return sample;
+}
+
+/** Lets the event loop turn between intervals. */
+function turn(): Promise<void> {
+    return new Promise((resolve) => {
+        setImmediate(resolve);
+    });
+}
+
+async function refuseDamaged(file: string): Promise<void> {
+    const name = path.basename(file);
+    const found = await readdir(path.dirname(file)).catch((error: unknown) => {
+        if (errorCode(error) === "ENOENT") return [];
+        throw toError(error);
+    });
+    const aside = found.find((other) => other.startsWith(`${name}.damaged-`));
+    if (aside !== undefined) throw damaged(path.join(path.dirname(file), aside));
+}
+
+function damaged(file: string): WattError {
+    return new WattError("BOOK_DAMAGED", `The carbon book was damaged and is set aside as ${path.basename(file)}. A new one would claim the same periods again: put back a copy from a backup under its old name and remove the damaged one.`);
+}
