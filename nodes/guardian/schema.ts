@@ -52,7 +52,7 @@ class Check {
         }
         for (const [word, rule] of Object.entries(schema)) {
             if (SILENT.has(word)) continue;
-            const check = RULES[word];
+            const check = Object.hasOwn(RULES, word) ? RULES[word] : undefined;
             if (check) check(this, { schema, rule, value, path, depth });
             else this.say(path, `has a rule that is not known here (${word})`);
         }
@@ -142,7 +142,7 @@ const RULES: Record<string, (check: Check, at: At) => void> = {
     },
     format: (check, { rule, value, path }) => {
         if (typeof value !== "string") return;
-        const test = FORMATS[String(rule)];
+        const test = Object.hasOwn(FORMATS, String(rule)) ? FORMATS[String(rule)] : undefined;
         if (!test) check.say(path, `has a format that is not known here (${String(rule)})`);
         else if (!test(value)) check.say(path, `must be a ${String(rule)}`);
     },
