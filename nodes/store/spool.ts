@@ -5,11 +5,12 @@ import { isClockSet, systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Cursor, type DropReason } from "./cursor.js";
 import type { SpoolRecord } from "./delivery.js";
-import { diskReason, ensureFolder, fileName, isDiskFull, readText, removeFile, replaceFile, syncFolder, systemFiles, writeAll, type FileHandle, type Files } from "./files.js";
+import { diskReason, ensureFolder, fileName, isDiskFull, readText, removeFile, replaceFile, systemFiles, type Files } from "./files.js";
 import { acquireLock, type Lock } from "./lock.js";
 import { Ranges } from "./ranges.js";
-import { encodeHeader, MAX_BODY_BYTES, parseRecord } from "./record.js";
-import { addRecord, lose, Segment, type Batch, type BatchLimits } from "./segment.js";
+import { MAX_BODY_BYTES } from "./record.js";
+import { addRecord, lose, type Batch, type BatchLimits, type Segment } from "./segment.js";
+import { bytesOf, SegmentLog } from "./segment-log.js";
 
 const compress = promisify(gzip);
 
@@ -97,8 +98,7 @@ export class Spool {
     private readonly limits: Required<Omit<SpoolOptions, "folder" | "after" | "files" | "clock">>;
     private readonly listeners = new Set<() => void>();
     private readonly cursors = new Map<string, Cursor>();
-    private segments: Segment[] = [];
-    private active: { segment: Segment; handle: FileHandle } | undefined;
+    private readonly log: SegmentLog;
     /** Encoded, not on disk. */
     private tail: SpoolRecord[] = [];
     private tailBytes = 0;
@@ -136,6 +136,7 @@ export class Spool {
             retryMs: limits.retryMs ?? 5000,
             cursorMs: limits.cursorMs ?? 30_000,
         };
+        this.log = new SegmentLog({ folder, files, segmentBytes: this.limits.segmentBytes, stamp: () => this.stamp() });
         this.ended = new Promise((resolve) => {
             this.settle = resolve;
         });
@@ -182,7 +183,7 @@ export class Spool {
     cursor(name: string): Cursor {
         let cursor = this.cursors.get(name);
         if (!cursor) {
-            cursor = new Cursor(name, new Ranges([[0, this.segments[0]?.first ?? this.durable]]));
+            cursor = new Cursor(name, new Ranges([[0, this.log.segments[0]?.first ?? this.durable]]));
             this.cursors.set(name, cursor);
         }
         return cursor;
@@ -192,8 +193,8 @@ export class Spool {
     acknowledge(cursor: Cursor, from: number, to: number): void {
         cursor.done.add(from, to);
         cursor.dirty = true;
-        const oldest = this.segments[0];
-        const passed = oldest && oldest !== this.active?.segment && !cursor.done.gap(oldest.first, oldest.next);
+        const oldest = this.log.segments[0];
+        const passed = oldest && oldest !== this.log.active && !cursor.done.gap(oldest.first, oldest.next);
         if (passed && this.clock.monotonic() >= this.cursorsAt + REMOVE_MS) this.kick("cursors");
         else this.later("cursors", this.limits.cursorMs);
     }
@@ -209,7 +210,7 @@ export class Spool {
         const batch: Batch = { records: [], entries: 0, bytes: 0, to: from, damaged: 0, version: 0 };
         const until = Math.min(limits.until, this.end);
         while (batch.to < until) {
-            const segment = this.segments.find(({ next }) => next > batch.to);
+            const segment = this.log.segments.find(({ next }) => next > batch.to);
             if (!segment) {
                 this.readTail(batch, { ...limits, until });
                 break;
@@ -228,7 +229,7 @@ export class Spool {
         const entries = end - cursor.done.covered(0, end);
         let bytes = 0;
         let oldestMs = 0;
-        for (const segment of this.segments) {
+        for (const segment of this.log.segments) {
             const width = segment.next - segment.first;
             if (segment.next <= gap[0] || width === 0) continue;
             bytes += (segment.bytes * (width - cursor.done.covered(segment.first, segment.next))) / width;
@@ -241,8 +242,8 @@ export class Spool {
         return {
             state: this.state,
             ...(this.reason !== undefined && { reason: this.reason }),
-            bytes: this.totalBytes(),
-            segments: this.segments.length,
+            bytes: this.log.bytes,
+            segments: this.log.segments.length,
             memoryBytes: this.tailBytes,
             tornBytes: this.tornBytes,
             appended: this.appended,
@@ -288,49 +289,13 @@ export class Spool {
 
     private async scan(): Promise<void> {
         const names = await this.files.readdir(this.folder);
-        const segments: Segment[] = [];
-        for (const segment of names.flatMap((name) => Segment.fromName(this.folder, name) ?? []).toSorted((a, b) => a.first - b.first || a.created - b.created)) {
-            const stat = await this.files.stat(segment.file);
-            if (!stat.isFile()) continue;
-            segment.bytes = stat.size;
-            segments.push(segment);
-        }
-        for (const [i, segment] of segments.entries()) segment.next = segments[i + 1]?.first ?? segment.first;
-        const last = segments.at(-1);
-        if (last) await this.scanLast(last);
-        this.segments = segments;
-        this.durable = last?.next ?? 0;
+        this.tornBytes = await this.log.scan(names, this.lock !== undefined);
+        this.durable = this.log.segments.at(-1)?.next ?? 0;
         for (const name of names) await this.loadCursor(name);
         // A number that a cursor has passed is never given again, even if the entry itself was lost.
         for (const { done } of this.cursors.values()) this.durable = Math.max(this.durable, done.end);
         this.next = this.durable;
-        for (const cursor of this.cursors.values()) cursor.drop(0, segments[0]?.first ?? this.durable, "bytes");
-    }
-
-    /** Finds the end of the newest segment and cuts off what a crash left half written. */
-    private async scanLast(segment: Segment): Promise<void> {
-        const content = await this.files.readFile(segment.file);
-        let end = 0;
-        for (let at = 0; at < content.length; ) {
-            const parsed = parseRecord(content, at, true);
-            if (parsed.kind === "more") break;
-            at = parsed.end;
-            if (parsed.kind === "damaged") continue;
-            end = at;
-            const { seq, count } = parsed.kind === "record" ? parsed.record : parsed;
-            segment.next = Math.max(segment.next, seq + count);
-        }
-        segment.bytes = end;
-        if (end === content.length || !this.lock) return;
-        this.tornBytes = content.length - end;
-        const handle = await this.files.open(segment.file, "r+");
-        try {
-            await handle.truncate(end);
-        } catch {
-            // The tail is ignored all the same: reading stops at `bytes`.
-        } finally {
-            await handle.close();
-        }
+        for (const cursor of this.cursors.values()) cursor.drop(0, this.log.segments[0]?.first ?? this.durable, "bytes");
     }
 
     private async loadCursor(name: string): Promise<void> {
@@ -443,87 +408,34 @@ export class Spool {
 
     private async writeTail(): Promise<void> {
         while (this.tail.length > 0) {
-            const buffers: Buffer[] = [];
             let [records, bytes] = [0, 0];
             for (const record of this.tail) {
                 if (records > 0 && bytes + record.body.length > this.limits.segmentBytes) break;
-                const header = encodeHeader(record);
-                buffers.push(header, record.body);
-                bytes += header.length + record.body.length;
+                bytes += bytesOf([record]);
                 records++;
             }
             await this.keepWithin(bytes);
             const batch = this.tail.slice(0, records);
-            const { segment, handle } = await this.segmentFor(batch[0]!.seq, bytes);
-            try {
-                await writeAll(handle, buffers, segment.bytes);
-                await handle.datasync();
-            } catch (error) {
-                await this.abandon();
-                throw error;
-            }
+            await this.log.append(batch);
             const last = batch.at(-1)!;
-            segment.extend(batch[0]!.seq, last.seq + last.count, bytes, this.stamp());
-            this.durable = segment.next;
+            this.durable = last.seq + last.count;
             this.tail.splice(0, records);
             this.tailBytes -= batch.reduce((sum, { body }) => sum + body.length, 0);
         }
     }
 
-    private async segmentFor(first: number, bytes: number): Promise<{ segment: Segment; handle: FileHandle }> {
-        if (this.active && this.active.segment.bytes + bytes <= this.limits.segmentBytes) return this.active;
-        await this.retire();
-        let segment = new Segment(this.folder, first, this.stamp());
-        // The same entries may have begun a segment whose disk then failed.
-        while (this.segments.some(({ file }) => file === segment.file)) segment = new Segment(this.folder, first, segment.created + 1);
-        const handle = await this.files.open(segment.file, "w");
-        this.active = { segment, handle };
-        this.segments.push(segment);
-        try {
-            await syncFolder(this.files, this.folder);
-        } catch (error) {
-            await this.abandon();
-            throw error;
-        }
-        return this.active;
-    }
-
-    /** Closes the active segment; the next append begins a new one. */
-    private async retire(): Promise<void> {
-        const { active } = this;
-        this.active = undefined;
-        await active?.handle.close();
-    }
-
-    /** After a failed write nothing is sure of the file's tail, so no more is added to it. */
-    private async abandon(): Promise<void> {
-        const { active } = this;
-        this.active = undefined;
-        if (!active) return;
-        const { segment, handle } = active;
-        await handle.truncate(segment.bytes).catch(() => undefined);
-        await handle.close().catch(() => undefined);
-        if (segment.bytes > 0) return;
-        this.segments = this.segments.filter((other) => other !== segment);
-        await this.files.unlink(segment.file).catch(() => undefined);
-    }
-
     // --- bounds
 
-    private totalBytes(): number {
-        return this.segments.reduce((sum, { bytes }) => sum + bytes, 0);
-    }
-
     private async keepWithin(bytes: number): Promise<void> {
-        while (this.segments.length > 0 && this.totalBytes() + bytes > this.limits.maxBytes) await this.dropOldest("bytes");
+        while (this.log.segments.length > 0 && this.log.bytes + bytes > this.limits.maxBytes) await this.dropOldest("bytes");
     }
 
     private async dropOldest(reason: DropReason): Promise<void> {
-        const oldest = this.segments[0];
+        const oldest = this.log.segments[0];
         if (!oldest) return;
-        if (oldest === this.active?.segment) await this.retire();
+        if (oldest === this.log.active) await this.log.retire();
         await removeFile(this.files, oldest.file);
-        this.segments = this.segments.filter((segment) => segment !== oldest);
+        this.log.segments = this.log.segments.filter((segment) => segment !== oldest);
         for (const cursor of this.cursors.values()) cursor.drop(oldest.first, oldest.next, reason);
         this.later("cursors", 1000);
     }
@@ -532,7 +444,7 @@ export class Spool {
     private async makeRoom(): Promise<boolean> {
         try {
             if (await this.removePassed()) return true;
-            if (this.segments.length === 0 || !this.lock) return false;
+            if (this.log.segments.length === 0 || !this.lock) return false;
             await this.dropOldest("disk");
             return true;
         } catch {
@@ -544,7 +456,7 @@ export class Spool {
     private async expire(): Promise<void> {
         const cutoff = this.clock.now() - this.limits.maxAgeMs;
         const isOld = () => {
-            const { created } = this.segments[1] ?? { created: 0 };
+            const { created } = this.log.segments[1] ?? { created: 0 };
             return isClockSet(created) && created < cutoff;
         };
         while (isOld()) await this.dropOldest("age");
@@ -562,13 +474,13 @@ export class Spool {
     private passed(): Segment[] {
         const cursors = [...this.cursors.values()];
         if (cursors.length === 0 || !this.lock) return [];
-        return this.segments.filter((segment) => segment !== this.active?.segment && cursors.every(({ done }) => !done.gap(segment.first, segment.next)));
+        return this.log.segments.filter((segment) => segment !== this.log.active && cursors.every(({ done }) => !done.gap(segment.first, segment.next)));
     }
 
     private async removePassed(passed = this.passed()): Promise<boolean> {
         for (const segment of passed) {
             await removeFile(this.files, segment.file);
-            this.segments = this.segments.filter((other) => other !== segment);
+            this.log.segments = this.log.segments.filter((other) => other !== segment);
         }
         return passed.length > 0;
     }
@@ -603,11 +515,11 @@ export class Spool {
             segment.failures = 0;
             return isFull;
         } catch (error) {
-            if (!this.segments.includes(segment)) return true;
+            if (!this.log.segments.includes(segment)) return true;
             if (errorCode(error) !== "ENOENT" && ++segment.failures < READ_ATTEMPTS) throw error;
             // Removed by another hand, or on a bad sector.
-            if (segment === this.active?.segment) await this.retire();
-            this.segments = this.segments.filter((other) => other !== segment);
+            if (segment === this.log.active) await this.log.retire();
+            this.log.segments = this.log.segments.filter((other) => other !== segment);
             for (const cursor of this.cursors.values()) cursor.drop(segment.first, segment.next, "damaged");
             return true;
         }
@@ -661,7 +573,7 @@ export class Spool {
         await this.flush();
         for (const cancel of this.timers.values()) cancel();
         this.timers.clear();
-        await this.retire().catch(() => undefined);
+        await this.log.retire().catch(() => undefined);
         await this.lock?.release().catch(() => undefined);
     }
 }

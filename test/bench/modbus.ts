@@ -14,9 +14,8 @@ const ADDRESS = 40_000;
 const QUANTITY = 125;
 const POINTS = 60;
 
-const WARM_UP = 2_000;
-const ROUNDS = 7;
-const ROUND_MS = 800;
+const FULL = { warmUp: 2_000, rounds: 7, roundMs: 800 };
+const QUICK = { warmUp: 200, rounds: 2, roundMs: 150 };
 
 interface Rate {
     perSecond: number;
@@ -25,7 +24,7 @@ interface Rate {
 }
 
 /** Reads 125 registers from one libmodbus server in turn by modbus-serial, by the link, and by the link with decoding. */
-export async function run(): Promise<Row[]> {
+export async function run(quick = false): Promise<Row[]> {
     const model = officialModels.get(203);
     assert.ok(model);
     const peer = await startLibmodbus(meter(model));
@@ -35,7 +34,7 @@ export async function run(): Promise<Row[]> {
     serial.setTimeout(SETTINGS.timeoutMs);
     const member = sharedLink(peer).join(SETTINGS);
     try {
-        return await compare(serial, member, model);
+        return await compare(serial, member, model, quick ? QUICK : FULL);
     } finally {
         await member.leave();
         await new Promise<void>((resolve) => {
@@ -45,7 +44,7 @@ export async function run(): Promise<Row[]> {
     }
 }
 
-async function compare(serial: ModbusRTU, member: LinkMember, model: ModelDef): Promise<Row[]> {
+async function compare(serial: ModbusRTU, member: LinkMember, model: ModelDef, { warmUp, rounds, roundMs }: typeof FULL): Promise<Row[]> {
     const request = { unit: 1, table: "holding", address: ADDRESS, quantity: QUANTITY } as const;
     const loops = {
         serial: async () => {
@@ -64,10 +63,10 @@ async function compare(serial: ModbusRTU, member: LinkMember, model: ModelDef): 
     assert.ok(Object.keys(values).length >= POINTS, `only ${Object.keys(values).length} points`);
 
     const rates: Record<keyof typeof loops, Rate[]> = { serial: [], link: [], decoded: [] };
-    for (const read of Object.values(loops)) for (let i = 0; i < WARM_UP; i++) await read();
+    for (const read of Object.values(loops)) for (let i = 0; i < warmUp; i++) await read();
     // In turns, so that whatever else runs on the machine disturbs all alike.
-    for (let round = 0; round < ROUNDS; round++) {
-        for (const name of Object.keys(loops) as (keyof typeof loops)[]) rates[name].push(await measure(loops[name]));
+    for (let round = 0; round < rounds; round++) {
+        for (const name of Object.keys(loops) as (keyof typeof loops)[]) rates[name].push(await measure(loops[name], roundMs));
     }
     const ratio = (of: keyof typeof loops, figure: keyof Rate) => median(rates[of].map((rate, i) => rate[figure] / (rates.serial[i] as Rate)[figure]));
     const speed = median(rates.decoded.map(({ perSecond }) => perSecond));
@@ -80,11 +79,11 @@ async function compare(serial: ModbusRTU, member: LinkMember, model: ModelDef): 
     ];
 }
 
-async function measure(read: () => Promise<void>): Promise<Rate> {
+async function measure(read: () => Promise<void>, roundMs: number): Promise<Rate> {
     const started = performance.now();
     const before = process.cpuUsage();
     let count = 0;
-    while (performance.now() - started < ROUND_MS) {
+    while (performance.now() - started < roundMs) {
         await read();
         count++;
     }
