@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import { type Hole, Holes, keyOf, SizeLimit } from "./learned.js";
+import { contains, type Hole, Holes, keyOf, SizeLimit } from "./learned.js";
 import { describe, isBits } from "./pdu.js";
 import { type Block, hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
@@ -120,8 +120,8 @@ export class BlockReader<I extends ReadItem> {
 /** What is known of a unit beyond one call. */
 class Memory {
     readonly holes = new Holes();
-    readonly registers = new SizeLimit();
-    readonly bits = new SizeLimit();
+    registers = new SizeLimit();
+    bits = new SizeLimit();
     /** A read that was answered, short if possible: asking it again shows whether the unit is there. */
     good: Span | undefined;
     /** A read that got no proper answer; the unit has not been heard since. */
@@ -151,15 +151,15 @@ class Memory {
         return most;
     }
 
+    /** Also a refusal is an answer. */
     answered(span: Span): void {
-        this.limit(span.table).answered(span.size);
-        this.failures.delete(keyOf(span));
+        for (const [key, failure] of this.failures) if (contains(span, failure.span)) this.failures.delete(key);
     }
 
     clear(): void {
         this.holes.clear();
-        this.registers.clear();
-        this.bits.clear();
+        this.registers = new SizeLimit();
+        this.bits = new SizeLimit();
         this.good = undefined;
         this.suspect = undefined;
         this.failures.clear();
@@ -212,7 +212,7 @@ class Pass<I extends ReadItem> {
             if (this.isAnswered && clean) await this.tryLonger(longer);
         } catch (error) {
             if (!(error instanceof ModbusError)) throw error;
-            for (const item of items) if (!this.results.has(item)) this.results.set(item, error);
+            for (const item of items) if (!this.results.has(item)) this.results.set(item, this.memory.holes.at(item)?.error ?? error);
         }
     }
 
@@ -225,7 +225,7 @@ class Pass<I extends ReadItem> {
         if (!other) return;
         const answer = await this.attempt(other);
         if (answer instanceof ModbusError && isNoAnswer(answer)) {
-            memory.good = undefined;
+            if (UNANSWERED.has(answer.code)) memory.good = undefined;
             throw answer;
         }
         memory.suspect = undefined;
@@ -267,7 +267,7 @@ class Pass<I extends ReadItem> {
     }
 
     private async search(refused: { items: I[]; error: ModbusError }[]): Promise<void> {
-        const untried = refused.filter(({ items }) => !isOne(items)).flatMap(({ items }) => items);
+        const untried = refused.flatMap(({ items }) => items.filter((item) => !isSame(item, hull(items))));
         if (!this.isAnswered && !(await this.isThere(untried))) return;
         for (const { items } of refused) await this.bisect(items);
     }
@@ -382,6 +382,7 @@ class Pass<I extends ReadItem> {
             }
             if (items && UNANSWERED.has(answer.code)) this.memory.failed(items, answer);
             if (isNoAnswer(answer)) throw answer;
+            this.memory.answered(span);
             if (!isBusy(answer) || attempt >= BUSY_TRIES || this.retries-- <= 0) return answer;
             await this.pause(BUSY_PAUSE_MS * 2 ** (attempt - 1));
         }
@@ -409,6 +410,7 @@ class Pass<I extends ReadItem> {
         const { holes, good } = this.memory;
         this.isAnswered = true;
         this.memory.answered(span);
+        this.memory.limit(span.table).answered(span.size);
         if ((!good || span.size <= good.size) && !this.isBarrier(span)) this.memory.good = span;
         for (const { span: refused, asked, error } of this.pending) holes.add(refused, asked, error, this.now());
         this.pending = [];

@@ -62,7 +62,7 @@ export class Holes {
     }
 }
 
-function contains(outer: Span, inner: Span): boolean {
+export function contains(outer: Span, inner: Span): boolean {
     return outer.table === inner.table && outer.address <= inner.address && outer.address + outer.size >= inner.address + inner.size;
 }
 
