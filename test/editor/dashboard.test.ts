@@ -155,7 +155,7 @@ describe("the dashboard of npm start", () => {
         assert.equal(await demo.stop(), 0);
         demo = await startDemo(userDir, ["--fault", "drop"]);
         await open({ width: 1280 });
-        await page.waitForFunction(() => document.querySelectorAll(".wl-level-bad").length === 6);
+        await page.waitForFunction(() => document.querySelectorAll(".wl-level-bad").length === 7);
         assert.match((await tile("solar").textContent()) ?? "", /^–/);
         assert.match((await tile("house").textContent()) ?? "", /^–/);
     });
