@@ -1,26 +1,10 @@
 import type { JsonObject } from "../store/canonical-json.js";
+import type { MeterSample } from "./settlement.js";
 
-/**
- * Where the values of a sample come from. Only `measured` may count towards a claim; `estimated` was computed or filled in, `doubtful`
- * was measured in doubt, `simulated` was invented.
- */
-export const ORIGINS = ["measured", "estimated", "doubtful", "simulated"] as const;
-export type Origin = (typeof ORIGINS)[number];
-
-/** The registers of one meter at one instant, as they arrived. */
-export interface RawSample {
-    /** `<site>/<device>` */
-    meter: string;
-    /** Sample time, ms UTC. */
-    at: number;
-    /** Counter of energy given to the grid since ever, whole Wh; absent where it was not read. */
-    exportWh?: number | undefined;
-    /** Counter of energy taken from the grid since ever, whole Wh. */
-    importWh?: number | undefined;
-    serial?: string | undefined;
-    origin: Origin;
-    /** Numbers to average, by point name. */
-    values?: Record<string, number> | undefined;
+/** A sample of a meter with what shows where it comes from. */
+export interface RawSample extends MeterSample {
+    /** Number of intervals that were sealed when it arrived: those settled without it. 0 where that is not kept. */
+    since: number;
     /** Start of the device within which `seq` counts. */
     boot?: number | undefined;
     seq?: number | undefined;
@@ -38,6 +22,8 @@ export interface CapsuleTerms {
     code: { name: string; version: string };
     /** The meter inventory with calibrations and corrections. */
     meters: JsonObject[];
+    /** What the engine knew when the period began: sealed intervals with the meters' states, what was carried over, invoices. */
+    opening: JsonObject;
     /** By meter, the device's Ed25519 public key, 32 bytes in base64: every measured sample of such a meter must bear its signature. */
     keys: Record<string, string>;
     /** The emission factor with its source. */
@@ -62,7 +48,7 @@ export interface CapsuleOutcome {
 
 /** One run of the engine. */
 export interface Recomputation {
-    /** Takes the next sample: by meter (UTF-16 order), then by time; no sample twice, but samples of one instant may differ. */
+    /** Takes the next sample: by meter (UTF-16 order), then by time; samples of one instant differ. */
     add(sample: RawSample): void;
     finish(): CapsuleOutcome;
 }
