@@ -3,7 +3,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseReading } from "../../dist/common/reading.js";
 import { helper } from "../node-red.js";
-import { MapRig, METER_MAP, meterWords } from "./map-rig.js";
+import { MapRig } from "./map-rig.js";
+import { METER_MAP, meterWords } from "./meter.js";
 
 describe("wl-modbus", () => {
     const rig = new MapRig();
