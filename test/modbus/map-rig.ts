@@ -52,12 +52,10 @@ export class MapRig {
         });
         afterEach(async () => {
             await helper.unload();
-            this.forget();
+            this.stopListening();
             this.statuses = [];
             this.permissions = [];
             this.watch = undefined;
-            this.web?.closeAllConnections();
-            this.web?.close();
             await this.server.stop();
             for (const entry of readdirSync(this.userDir)) await removeDir(path.join(this.userDir, entry));
         });
@@ -80,6 +78,7 @@ export class MapRig {
     }
 
     start(nodes: FlowNode[]): Promise<void> {
+        this.stopListening();
         const recorder = (RED: NodeAPI) => {
             const record = ({ id, status }: { id: string; status: NodeStatus }) => {
                 if (id !== "reader") return;
@@ -100,6 +99,13 @@ export class MapRig {
             this.web = createServer(RED.httpAdmin as RequestListener).listen(0, "127.0.0.1");
         };
         return helper.load([recorder, ...TYPES], nodes);
+    }
+
+    private stopListening(): void {
+        this.forget();
+        this.web?.closeAllConnections();
+        this.web?.close();
+        this.web = undefined;
     }
 
     /** The next message that fits. */

@@ -10,7 +10,7 @@ describe("wl-modbus", () => {
     const rig = new MapRig();
 
     it("sends readings in our names, units and signs, with labels", async () => {
-        await rig.load();
+        await rig.load({ periods: { fast: "1", slow: "2" } });
         const msg = await rig.next();
         assert.equal(msg.topic, "home/test-meter-u1");
         assert.deepEqual(msg.payload, {
@@ -51,7 +51,7 @@ describe("wl-modbus", () => {
 
     it("names several units by their ids, and one as it is told", async () => {
         rig.units.set(2, meterWords());
-        await rig.load({ units: "1-2", deviceName: "grid" });
+        await rig.load({ units: "1-2", deviceName: "grid", periods: { fast: "1", slow: "2" } });
         await Promise.all(["home/grid-u1", "home/grid-u2"].map((topic) => rig.next((msg) => msg.topic === topic)));
         await rig.shows("green 2 devices");
         await helper.unload();
