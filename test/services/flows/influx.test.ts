@@ -31,7 +31,7 @@ describe("npm start with a real InfluxDB", () => {
         const demo = start([path.join(root, "flows/start.mjs"), ...args], userDir, { ...clean, ...login });
         assert.deepEqual(await once(demo.process, "exit"), [0, null], demo.log());
         const summary = JSON.parse(/^\{$.*^\}$/ms.exec(demo.log())![0]) as { devices: Record<string, { class: string; readings: number; influx: number }> };
-        assert.equal(Object.keys(summary.devices).length, 6);
+        assert.equal(Object.keys(summary.devices).length, 7);
 
         const store = new Store({ folder: path.join(userDir, "wattledger") });
         try {
