@@ -126,6 +126,8 @@ class Memory {
     good: Span | undefined;
     /** A read that got no proper answer; the unit has not been heard since. */
     suspect: Suspect | undefined;
+    /** The unit answered since a read last failed. */
+    isHeard = true;
     /** Reads that got no proper answer when they were last made. */
     readonly failures = new Map<string, { span: Span; times: number }>();
     /** Where to go on when a unit refuses everything. */
@@ -141,7 +143,9 @@ class Memory {
         const span = hull(items);
         this.suspect = { span, cutAt: middleOf(items), isOne: isOne(items), error };
         const { times = 0 } = this.failures.get(keyOf(span)) ?? {};
-        this.failures.set(keyOf(span), { span, times: times + 1 });
+        // While the unit is away its reads are not to blame.
+        this.failures.set(keyOf(span), { span, times: this.isHeard ? times + 1 : Math.max(times, 1) });
+        this.isHeard = false;
     }
 
     /** How often reads failed in a row that have something in common with this one. */
@@ -153,6 +157,7 @@ class Memory {
 
     /** Also a refusal is an answer. */
     answered(span: Span): void {
+        this.isHeard = true;
         for (const [key, failure] of this.failures) if (contains(span, failure.span)) this.failures.delete(key);
     }
 
@@ -225,9 +230,14 @@ class Pass<I extends ReadItem> {
         if (!other) return;
         const answer = await this.attempt(other);
         if (answer instanceof ModbusError && isNoAnswer(answer)) {
-            if (UNANSWERED.has(answer.code)) memory.good = undefined;
+            if (UNANSWERED.has(answer.code)) {
+                // Perhaps this one is never answered: next time without it.
+                memory.good = undefined;
+                memory.suspect = undefined;
+            }
             throw answer;
         }
+        memory.answered(other);
         memory.suspect = undefined;
         this.blame(suspect);
     }
