@@ -7,7 +7,7 @@ import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
 import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, meterInterval, type MeterInterval, sum } from "./interval.js";
 import { type MeterRecord, recordAt, topologyChanges } from "./meters.js";
-import { buildReport, type Carry, type Project, type Report } from "./report.js";
+import { buildReport, type Carry, type Project, type Refusal, type Report } from "./report.js";
 import { EXCLUSIONS, type Excluded, mergeSamples, type MeterSample, type MeterState, type Origin, settle, type Settled, type SettleRules } from "./settlement.js";
 
 export interface BookRules extends IntervalRules {
@@ -99,10 +99,12 @@ export class Book {
     private readonly meters = new Map<string, Meter>();
     private waiting: { sample: MeterSample; resolve: () => void; reject: (error: Error) => void }[] = [];
     private cancelCommit: (() => void) | undefined;
-    private checking: Promise<void> | undefined;
+    private checking: Promise<void> = Promise.resolve();
     private isClosing = false;
     /** What the last report in vain was made of. */
     private tried = "";
+    /** Why the last report could not be made; empty when it could, or none was due. */
+    refusals: readonly Refusal[] = [];
 
     private constructor(private readonly options: BookOptions) {
         this.clock = options.clock ?? systemClock;
@@ -215,14 +217,15 @@ export class Book {
 
     // --- sealing
 
-    /** Settles late data, seals what is due and makes reports; one run at a time. */
+    /** Settles late data, seals what is due and makes reports; one run after the other. */
     check(): Promise<void> {
-        return (this.checking ??= this.run().finally(() => {
-            this.checking = undefined;
-        }));
+        const run = this.checking.then(() => this.run());
+        this.checking = run.catch(() => undefined);
+        return run;
     }
 
     private async run(): Promise<void> {
+        if (this.isClosing) return;
         this.commit();
         for (const { meter, number } of this.db.all<{ meter: number; number: number }>("SELECT meter, number FROM dirty")) {
             await turn();
@@ -348,7 +351,7 @@ export class Book {
     preview(): Report | undefined {
         this.commit();
         const pending = this.pending();
-        return pending.length > 0 ? this.build(pending) : undefined;
+        return pending.length > 0 ? { ...this.build(pending), format: "wattledger.ams-i-d.preview/1" } : undefined;
     }
 
     /** Records reports while there is one that is ready, or that a change of the factor ends. */
@@ -374,10 +377,12 @@ export class Book {
                 const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
                 if (report.ready || isClosing) {
                     this.record(report, factor!);
+                    this.refusals = [];
                     break;
                 }
                 if (isLast) {
                     this.tried = seen;
+                    this.refusals = report.refusals;
                     return;
                 }
             }
@@ -472,7 +477,7 @@ export class Book {
 
     async close(): Promise<void> {
         this.isClosing = true;
-        await this.checking?.catch(() => undefined);
+        await this.checking;
         this.commit();
         const { owned } = this;
         this.owned = undefined;

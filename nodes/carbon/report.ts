@@ -85,7 +85,8 @@ export interface MeterFigures {
 
 /** Everything that a monitoring report states; plain JSON, the same for the same input. */
 export interface Report {
-    format: "wattledger.ams-i-d.report/1";
+    /** A preview is recorded nowhere: it must not be filed. */
+    format: "wattledger.ams-i-d.report/1" | "wattledger.ams-i-d.preview/1";
     /** SHA-256 over project, methodology, meters and period: one report a key, ever. */
     key: string;
     number: number;
