@@ -1,5 +1,5 @@
 import { planReads, type ReadItem } from "../../dist/modbus/plan.js";
-import { DEVICE_ITEMS, leastTime, LINK_COSTS } from "../modbus/device-items.js";
+import { leastTime, LINK_COSTS, shippedDevices } from "../modbus/device-items.js";
 import type { Row } from "./row.js";
 
 /** How long planning takes, and how much of a cycle it saves: beside the least time there is, and beside reading neighbours alone. */
@@ -11,18 +11,18 @@ export function run(quick = false): Promise<Row[]> {
     const denseMs = median(() => planReads(dense, { gaps: "allow", cost }), quick ? 3 : 20);
     let worst = 1;
     let saved = 0;
-    for (const { items, maxRegisters } of Object.values(DEVICE_ITEMS)) {
+    for (const { items, rules } of shippedDevices()) {
         for (const link of Object.values(LINK_COSTS)) {
-            const { ms } = planReads(items, { gaps: "allow", maxRegisters, cost: link });
-            worst = Math.max(worst, ms / leastTime(items, maxRegisters, link));
-            saved = Math.max(saved, planReads(items, { gaps: "never", maxRegisters, cost: link }).ms / ms);
+            const { ms } = planReads(items, { ...rules, cost: link });
+            worst = Math.max(worst, ms / leastTime(items, rules, link));
+            saved = Math.max(saved, planReads(items, { ...rules, gaps: "never", cost: link }).ms / ms);
         }
     }
     return Promise.resolve([
         { name: "planning 1,000 points, registers", value: planMs, unit: "ms", target: "<= 20", pass: planMs <= 20 },
         { name: "planning 1,000 points, bits that all fit in one read", value: denseMs, unit: "ms", target: "<= 20", pass: denseMs <= 20 },
-        { name: "planned cycle beside the optimum, worst of 4 devices on 4 links", value: worst, unit: "x", target: "<= 1.01", pass: worst <= 1.01 },
-        { name: "neighbours alone beside the planned cycle, most of the same", value: saved, unit: "x", target: "", pass: true },
+        { name: "planned cycle beside the optimum, worst of all shipped maps on 4 links", value: worst, unit: "x", target: "<= 1.01", pass: worst <= 1.01 },
+        { name: "neighbours alone beside the planned cycle, most of all", value: saved, unit: "x", target: "", pass: true },
     ]);
 }
 

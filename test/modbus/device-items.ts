@@ -1,5 +1,6 @@
-import type { LinkCost, ReadItem } from "../../dist/modbus/plan.js";
-import { costOf } from "../../dist/modbus/plan.js";
+import { PointMaps } from "../../dist/common/pointmaps.js";
+import { parseModbusMap } from "../../dist/modbus/map.js";
+import { costOf, type LinkCost, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
 
 /** Wire addresses of values of one size, or [first, count] for neighbours. */
@@ -12,30 +13,20 @@ function values(table: Table, size: number, addresses: Addresses): ReadItem[] {
     });
 }
 
-/** What is read of well-known devices, without their names. */
-export const DEVICE_ITEMS: Record<string, { maxRegisters: number; items: ReadItem[] }> = {
-    /** 52 floats: per phase, totals, energies, distortion. */
-    "Eastron SDM630": { maxRegisters: 125, items: values("input", 2, [[0, 18], 52, 56, [60, 2], 66, [70, 5], [234, 3], 248, [342, 20]]) },
-    "Huawei SUN2000": {
-        maxRegisters: 64,
-        items: [
-            ...values("holding", 1, [[32016, 48], [32066, 6], [32084, 4], 32089, 37000, 37004, 37100, 37760]),
-            ...values("holding", 2, [32064, 32072, 32074, 32076, 32080, 32082, 32106, 32114, 37001, 37101, 37113, 37119, 37765]),
-        ],
-    },
-    "Sungrow hybrid": {
-        maxRegisters: 125,
-        items: [
-            ...values("input", 1, [4999, 5000, 5002, 5007, [5010, 4], [5018, 3], 5034, 5241, 12999, 13019, [13022, 3]]),
-            ...values("input", 2, [5003, 5016, 5032, 13007, 13009, 13033, 13036, 13045]),
-            ...values("holding", 1, [13049, 13050, 13051, 13057, 13058, 13073]),
-        ],
-    },
-    "Growatt MIN TL-X": {
-        maxRegisters: 125,
-        items: [...values("input", 1, [3000, 3003, 3004, 3025, 3026]), ...values("input", 2, [3001, 3005, 3049, 3051]), ...values("holding", 1, [30000])],
-    },
-};
+/** An Eastron SDM630's 52 floats: per phase, totals, energies, distortion. */
+export const SDM630_ITEMS: readonly ReadItem[] = values("input", 2, [[0, 18], 52, 56, [60, 2], 66, [70, 5], [234, 3], 248, [342, 20]]);
+
+/** How the shipped maps want their devices read; without a map's limits on gaps as well, since those leave little choice. */
+export function shippedDevices(): { name: string; items: readonly ReadItem[]; rules: Omit<PlanOptions, "cost"> }[] {
+    const maps = new PointMaps();
+    return maps.list().flatMap(({ id }) => {
+        const { items, maxRegisters, gaps, readable, forbidden } = maps.load(id, parseModbusMap);
+        return [
+            { name: id, items, rules: { maxRegisters, gaps, readable, forbidden } },
+            { name: `${id} with any gap`, items, rules: { maxRegisters, gaps: "allow" as const } },
+        ];
+    });
+}
 
 /** 10 bits a character, as these devices are delivered. */
 export const LINK_COSTS: Record<string, LinkCost> = {
@@ -45,11 +36,13 @@ export const LINK_COSTS: Record<string, LinkCost> = {
     "TCP 60 ms": costOf({ kind: "tcp", turnaroundMs: 60 }),
 };
 
-/** The least time of one cycle, found over addresses instead of items; for items that do not overlap, gaps allowed. */
-export function leastTime(items: readonly ReadItem[], maxRegisters: number, { requestMs, registerMs }: LinkCost): number {
+/** The least time of one cycle, found over addresses instead of items; for items that do not overlap. */
+export function leastTime(items: readonly ReadItem[], { maxRegisters = 125, gaps, readable = [], forbidden = [] }: Omit<PlanOptions, "cost">, { requestMs, registerMs }: LinkCost): number {
     let total = 0;
     for (const table of new Set(items.map((item) => item.table))) {
         const own = items.filter((item) => item.table === table);
+        const isIn = (ranges: readonly Range[], at: number) => ranges.some((range) => (range.table ?? table) === table && at >= range.address && at < range.address + range.size);
+        const mayRead = (at: number) => isIn(own, at) || (!isIn(forbidden, at) && (gaps === "allow" || (gaps === "declared" && isIn(readable, at))));
         const known = new Map<number, number>();
         /** Of everything that begins at `from` or later. */
         const rest = (from: number): number => {
@@ -59,7 +52,7 @@ export function leastTime(items: readonly ReadItem[], maxRegisters: number, { re
             const before = known.get(start);
             if (before !== undefined) return before;
             let least = Infinity;
-            for (let end = start + 1; end <= start + maxRegisters; end++) {
+            for (let end = start + 1; end <= start + maxRegisters && mayRead(end - 1); end++) {
                 if (own.some(({ address, size }) => address < end && address + size > end)) continue;
                 if (!own.some(({ address, size }) => address + size === end)) continue;
                 least = Math.min(least, requestMs + registerMs * (end - start) + rest(end));
