@@ -34,6 +34,7 @@ const MOST_PROBES = 3;
 export class BlockReader<I extends ReadItem> {
     private readonly memory: Memory;
     private plans = new WeakMap<readonly I[], { version: string; plan: Plan<I> }>();
+    private sifted = new WeakMap<readonly I[], Sifted<I>>();
 
     constructor(
         private readonly reader: ModbusReader,
@@ -74,16 +75,27 @@ export class BlockReader<I extends ReadItem> {
      */
     async read(items: readonly I[], signal?: AbortSignal): Promise<Map<I, Buffer | ModbusError>> {
         const pass = new Pass<I>(this.reader, this.unit, this.options, this.memory, signal);
-        const limits = this.limits();
-        const possible: I[] = [];
-        for (const item of items) {
-            const fault = unreadable(item, limits);
-            if (fault) pass.results.set(item, new ModbusError("MODBUS_REQUEST", fault));
-            else possible.push(item);
-        }
-        const wanted = possible.length === items.length ? items : possible;
+        const { wanted, faults } = this.sift(items);
+        for (const [item, fault] of faults) pass.results.set(item, new ModbusError("MODBUS_REQUEST", fault));
         await pass.run(wanted, () => this.plan(wanted), (size, table) => this.longer(wanted, size, table));
         return pass.results;
+    }
+
+    /** Parts what can be read from what no read can hold, once a list. */
+    private sift(items: readonly I[]): Sifted<I> {
+        const { maxRegisters } = this.reader;
+        const known = this.sifted.get(items);
+        if (known?.maxRegisters === maxRegisters && known.length === items.length) return known;
+        const limits = this.limits();
+        const faults = items.flatMap((item): [I, string][] => {
+            const fault = unreadable(item, limits);
+            return fault === undefined ? [] : [[item, fault]];
+        });
+        const impossible = new Set(faults.map(([item]) => item));
+        const wanted = faults.length === 0 ? items : items.filter((item) => !impossible.has(item));
+        const sifted = { maxRegisters, length: items.length, wanted, faults };
+        this.sifted.set(items, sifted);
+        return sifted;
     }
 
     /** The plan with a learned limit lifted to `size`. */
@@ -115,6 +127,14 @@ export class BlockReader<I extends ReadItem> {
         const { maxRegisters = Infinity, maxBits = Infinity } = this.options;
         return { ...this.options, maxRegisters: Math.min(maxRegisters, this.reader.maxRegisters), maxBits };
     }
+}
+
+interface Sifted<I> {
+    maxRegisters: number;
+    length: number;
+    wanted: readonly I[];
+    /** Why no read can hold these. */
+    faults: [I, string][];
 }
 
 /** What is known of a unit beyond one call. */

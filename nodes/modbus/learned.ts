@@ -29,7 +29,7 @@ export class Holes {
 
     /** Undefined where exactly this range was not refused: a longer one may be readable, a device that cuts no value is free to say so. */
     at(place: Span): Hole | undefined {
-        return this.known.get(keyOf(place));
+        return this.known.size === 0 ? undefined : this.known.get(keyOf(place));
     }
 
     add({ table, address, size }: Span, asked: Span, error: ModbusError, now: number): void {
@@ -46,6 +46,7 @@ export class Holes {
 
     /** The hole that is longest due to be tried again. */
     due(now: number): Hole | undefined {
+        if (this.known.size === 0) return undefined;
         const due = this.all.filter(({ retryAt }) => retryAt <= now);
         return due.toSorted((a, b) => a.retryAt - b.retryAt)[0];
     }

@@ -66,6 +66,7 @@ export class MapUnit implements SourceUnit {
     private readonly unread = new Set<string>();
     /** Every point that it ever had. */
     private readonly seen = new Set<string>();
+    private seenAll = false;
     private serial: string | undefined;
 
     constructor(
@@ -100,9 +101,10 @@ export class MapUnit implements SourceUnit {
         const timestamp = this.clock.now();
         const answers = await this.read(names, signal);
         const canonical = this.decoder.decode(answers, this.clock.monotonic());
-        const raw = this.options.rawValues ? { modbus: rawValues(answers, canonical) } : {};
+        const raw = this.options.rawValues ? rawValues(answers, canonical) : undefined;
         const fault = this.judge(answers, canonical);
-        const reading = { ...this.reading(timestamp, canonical), ...raw };
+        const reading = this.reading(timestamp, canonical);
+        if (raw) reading["modbus"] = raw;
         return { readings: [reading], fault };
     }
 
@@ -162,14 +164,15 @@ export class MapUnit implements SourceUnit {
 
     /** The groups one after the other, the fastest first. */
     private async read(names: ReadonlySet<string>, signal: AbortSignal): Promise<Answers> {
-        const answers = new Map<MapItem, Buffer | ModbusError>();
+        let answers = new Map<MapItem, Buffer | ModbusError>();
         for (const [index, { name, items }] of this.options.groups.entries()) {
             if (!names.has(name)) continue;
             this.background = index > 0;
-            for (const [item, answer] of await this.blocks.read(items, signal)) answers.set(item, answer);
-            const silent = [...answers.values()].every((answer) => answer instanceof ModbusError);
-            const error = [...answers.values()].find((answer) => answer instanceof ModbusError && !isRefusal(answer));
-            if (silent && error) throw error as ModbusError;
+            const read = await this.blocks.read(items, signal);
+            if (answers.size === 0) answers = read;
+            else for (const [item, answer] of read) answers.set(item, answer);
+            const silence = silenceOf(answers);
+            if (silence) throw silence;
         }
         return answers;
     }
@@ -177,16 +180,18 @@ export class MapUnit implements SourceUnit {
     /** What of the answers a person should look at. */
     private judge(answers: Answers, { values, counters, bad }: Canonical): WattError | undefined {
         let fault: WattError | undefined;
+        const known = isEmpty(bad) && this.unread.size === 0;
+        let refused = true;
         for (const [{ points }, answer] of answers) {
             if (answer instanceof ModbusError) fault ??= answer;
+            else refused = false;
+            if (known) continue;
             for (const { name } of points) {
                 if (bad[name] === "comm" || bad[name] === "decode") this.unread.add(name);
                 else this.unread.delete(name);
             }
         }
-        const nothing = Object.keys(values).length === 0 && Object.keys(counters).length === 0;
-        const refused = [...answers.values()].every((answer) => answer instanceof ModbusError);
-        if (!nothing || refused) return fault;
+        if (refused || !isEmpty(values) || !isEmpty(counters)) return fault;
         const { vendor, models } = this.options.map;
         const why = Object.values(bad).every((reason) => reason === "missing") ? "has no values" : "sends nothing that can be true";
         return new WattError("MODBUS_IMPLAUSIBLE", `Unit ${this.unit} answers, but ${why} for a ${vendor} ${models[0] ?? ""}: it may be starting or asleep, or be another device.`);
@@ -199,7 +204,10 @@ export class MapUnit implements SourceUnit {
         if (typeof serial === "string") this.serial = serial;
         const device = { name, class: map.class, serial: this.serial, ratedW: undefined, has: (point: string) => this.names.has(point) };
         countEnergy(canonical, device, energy, this.clock.monotonic(), maxGapMs);
-        for (const points of [values, counters]) for (const point in points) this.seen.add(point);
+        if (!this.seenAll) {
+            for (const points of [values, counters]) for (const point in points) this.seen.add(point);
+            this.seenAll = map.points.every((point) => this.seen.has(point.name));
+        }
         return this.message(timestamp, qualityOf(canonical), values, bad);
     }
 
@@ -207,6 +215,20 @@ export class MapUnit implements SourceUnit {
         const { site, name, map } = this.options;
         return createReading({ site, device: name, class: map.class, seq: 0, quality, bad }, timestamp, values);
     }
+}
+
+/** Why a unit from which nothing came is not there; undefined for one that answers, if only to refuse. */
+function silenceOf(answers: Answers): ModbusError | undefined {
+    let silence: ModbusError | undefined;
+    for (const answer of answers.values()) {
+        if (!(answer instanceof ModbusError)) return undefined;
+        if (!isRefusal(answer)) silence ??= answer;
+    }
+    return silence;
+}
+
+function isEmpty(points: object): boolean {
+    return Object.keys(points).length === 0;
 }
 
 /** A device that refuses is there. */
