@@ -1,3 +1,4 @@
+import { setTimeout as wait } from "node:timers/promises";
 import { createHttpClient } from "../../dist/common/http.js";
 import type { Clock } from "../../dist/common/clock.js";
 import { GuardianClient } from "../../dist/guardian/client.js";
@@ -51,4 +52,27 @@ export async function codeOf(promise: Promise<unknown>): Promise<string> {
         () => "none",
         (error: unknown) => String((error as { code?: string }).code),
     );
+}
+
+/** A clock on which waiting takes no time to speak of, and which a test can move on. */
+export class FastClock implements Clock {
+    private offset = 0;
+
+    now(): number {
+        return Date.now() + this.offset;
+    }
+    monotonic(): number {
+        return performance.now() + this.offset;
+    }
+    async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+        this.offset += ms;
+        await wait(1, undefined, signal && { signal });
+    }
+    after(ms: number, task: () => void): () => void {
+        const timer = setTimeout(task, ms);
+        return () => clearTimeout(timer);
+    }
+    advance(ms: number): void {
+        this.offset += ms;
+    }
 }

@@ -1,0 +1,347 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer, request as ask, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { createHttpClient } from "../../dist/common/http.js";
+import { SIMULATED_HEADER } from "../../dist/common/simulated.js";
+import type { GuardianClient } from "../../dist/guardian/client.js";
+import { Filer, TIMES, type FilerSettings, type Filing, type FilingResult } from "../../dist/guardian/filer.js";
+import { Filings, shareFilings } from "../../dist/guardian/filings.js";
+import { findPolicies, readPolicy } from "../../dist/guardian/policy.js";
+import { parseGuardianFault, PROFILES, SIM_POLICY_ID, type GuardianSimOptions, type GuardianSimulator } from "../../dist/simulate/guardian-server.js";
+import { makeDir, removeDir } from "../node-red.js";
+import { FACTS, fakeReport } from "./documents.js";
+import { codeOf, FastClock, Rig } from "./rig.js";
+
+const PROJECT: Filing = { kind: "project", payload: FACTS, simulated: false };
+const report = (mwh = 160, month = 0, more: object = {}): Filing => ({ kind: "report", report: fakeReport({ mwh, month, ...more }) });
+
+describe("filing with Guardian", function () {
+    this.timeout(30_000);
+    const rig = new Rig();
+    const open: Filings[] = [];
+    let folder: string;
+    let clock: FastClock;
+
+    beforeEach(async () => {
+        folder = await makeDir("wl-filings-");
+        clock = new FastClock();
+    });
+    afterEach(async () => {
+        for (const filings of open.splice(0)) await filings.close();
+        await rig.close();
+        await removeDir(folder);
+    });
+
+    interface Bench {
+        simulator: GuardianSimulator;
+        client: GuardianClient;
+        filings: Filings;
+        filer: Filer;
+    }
+
+    async function bench(options: Partial<GuardianSimOptions> = {}, settings: Partial<FilerSettings> = {}): Promise<Bench> {
+        const simulator = await rig.simulator(options);
+        const client = rig.client(simulator, {}, { clock, timeoutMs: 400 });
+        const { fingerprint } = await readPolicy(client, SIM_POLICY_ID);
+        const filings = await Filings.open(folder);
+        open.push(filings);
+        return { simulator, client, filings, filer: new Filer(client, filings, { policyId: SIM_POLICY_ID, fingerprint, rounding: "nearest", ...settings }, TIMES, clock) };
+    }
+
+    /** A bench whose project is validated. */
+    async function withProject(options: Partial<GuardianSimOptions> = {}, settings: Partial<FilerSettings> = {}): Promise<Bench> {
+        const made = await bench(options, settings);
+        assert.equal((await made.filer.file(PROJECT)).state, "FILED");
+        made.simulator.approveAll();
+        return made;
+    }
+
+    const filed = ({ simulator }: Bench, type: string) => simulator.policy.state.documents.filter((found) => found.type === type).length;
+
+    for (const profile of PROFILES) {
+        it(`takes a project and a report from form to token in ${profile}`, async () => {
+            const made = await bench({ profile });
+            const { filer, simulator } = made;
+            const project = await filer.file(PROJECT);
+            assert.deepEqual([project.state, project.stage, project.differences], ["FILED", "Waiting for Validation", []]);
+            await assert.rejects(filer.file(report()), { code: "GUARDIAN_PROJECT" });
+            simulator.approveAll();
+            const [validated] = await filer.resume();
+            assert.equal(validated?.stage, "Validated");
+
+            const first = await filer.file(report());
+            assert.deepEqual([first.state, first.stage, first.mint, first.reason], ["FILED", "Waiting for Verification", 100, ""]);
+            assert.ok(first.stored?.subject.startsWith("urn:uuid:"));
+            assert.equal((await filer.file(report())).state, "ALREADY");
+            simulator.approveAll();
+            const results = await filer.resume();
+            assert.deepEqual(results.map(({ stage, minted, reason }) => [stage, minted, reason]), [["Minted", 100, ""]]);
+            assert.deepEqual(await filer.resume(), []);
+            assert.deepEqual([filed(made, "report_form"), filed(made, "project_form")], [1, 1]);
+        });
+    }
+
+    it("shows in a dry run what would be filed and minted, and files nothing", async () => {
+        const made = await withProject({}, {});
+        const before = made.simulator.policy.state.documents.length;
+        const unpinned = new Filer(made.client, made.filings, { policyId: SIM_POLICY_ID, fingerprint: "", rounding: "nearest" }, TIMES, clock);
+        for (const filer of [made.filer, unpinned]) {
+            const preview = await filer.preview(report());
+            assert.deepEqual([preview.ok, preview.mint, preview.violations], [true, 100, []]);
+            assert.ok(Math.abs((preview.computed?.reductionT ?? 0) - 100) < 1e-6);
+            assert.equal((await filer.preview(PROJECT)).ok, true);
+        }
+        assert.equal(made.simulator.policy.state.documents.length, before);
+        assert.equal(made.filer.rows().length, 1);
+    });
+
+    it("files nothing before a person has agreed to the policy", async () => {
+        const { filer, simulator } = await bench({}, { fingerprint: "" });
+        assert.equal(await codeOf(filer.file(PROJECT)), "GUARDIAN_UNPINNED");
+        assert.equal(simulator.count.projects, 0);
+    });
+
+    it("stops when the policy is no longer what was agreed to", async () => {
+        const { filer, simulator } = await bench({}, { fingerprint: "ab".repeat(32) });
+        assert.equal(await codeOf(filer.file(PROJECT)), "GUARDIAN_DRIFT");
+        assert.equal(simulator.count.projects, 0);
+    });
+
+    it("finds the policy by its forms, grids and role, under any name", async () => {
+        const { client, simulator } = await bench();
+        const [found, ...more] = await findPolicies(client);
+        assert.deepEqual([found?.id, found?.name, more], [SIM_POLICY_ID, "AMS-I.D stand-in", []]);
+        assert.match(found?.fingerprint ?? "", /^[0-9a-f]{64}$/);
+        assert.deepEqual(await findPolicies(client), [found]);
+        const fresh = rig.client(await rig.simulator({ isReady: false, seed: 2 }), {}, { clock });
+        const [early] = await findPolicies(fresh);
+        assert.equal(early?.fingerprint, undefined);
+        assert.match(early?.problem ?? "", /does not offer this step/);
+        assert.equal(simulator.count.projects, 0);
+    });
+
+    it("says no to what the policy would stumble over, and sends nothing", async () => {
+        const { filer, simulator } = await withProject();
+        const { report: good } = report() as { report: ReturnType<typeof fakeReport> };
+        const wrong = [
+            { ...good, ready: false, refusals: [{ code: "X", text: "Not yet." }] },
+            { ...good, figures: { ...good.figures, egMWh: NaN } },
+            { ...good, figures: { ...good.figures, leakageT: -1 } },
+            { ...good, figures: { ...good.figures, credits: 99 } },
+            { ...good, factor: { ...good.factor!, om: Infinity } },
+        ];
+        for (const bad of wrong) assert.equal((await filer.file({ kind: "report", report: bad })).state, "REFUSED");
+        assert.equal(simulator.count.reports, 0);
+        assert.equal((await filer.file(report())).state, "FILED");
+    });
+
+    it("claims a period once, whatever figures come later", async () => {
+        const made = await withProject();
+        assert.equal((await made.filer.file(report(160))).state, "FILED");
+        const { report: other } = report(160) as { report: ReturnType<typeof fakeReport> };
+        const changed = { ...other, figures: { ...other.figures, egMWh: other.figures.egMWh * 2 } };
+        assert.match((await made.filer.file({ kind: "report", report: changed })).reason, /other figures/);
+        assert.equal(filed(made, "report_form"), 1);
+    });
+
+    it("tells of a form that is stuck, and of an account that is not let in", async () => {
+        const { filer, simulator } = await withProject();
+        simulator.fault(parseGuardianFault("jam"));
+        const jammed = await filer.file(report());
+        assert.equal(jammed.state, "JAMMED");
+        assert.match(jammed.reason, /restart/);
+        for (let i = 0; i < 3; i++) {
+            clock.advance(3_600_000);
+            await filer.resume();
+        }
+        assert.equal((await filer.file(report())).state, "JAMMED");
+        assert.equal((await filer.file(report(170, 1))).state, "JAMMED");
+        assert.equal(simulator.count.reports, 1);
+
+        simulator.fault(parseGuardianFault("clear"));
+        simulator.policy.user("pp").steps["new_report"] = 0;
+        assert.equal((await filer.file(report())).state, "JAMMED", "only a person lets it go again");
+        filer.release(jammed.key);
+        assert.equal((await filer.file(report())).state, "FILED");
+    });
+
+    it("keeps what cannot be sent, and sends it when it can", async () => {
+        const made = await withProject();
+        made.simulator.fault(parseGuardianFault({ fault: "status", on: "POST add_report_bnt", status: 429 }));
+        assert.equal((await made.filer.file(report())).state, "WAITING");
+        made.simulator.fault(parseGuardianFault("clear"));
+        const [result] = await made.filer.resume();
+        assert.equal(result?.state, "FILED");
+        assert.equal(made.simulator.count.reports, 1);
+    });
+
+    it("finds a document that an earlier installation filed", async () => {
+        const made = await withProject();
+        await made.filer.file(report());
+        for (const filings of open.splice(0)) await filings.close();
+        await removeDir(folder);
+        const filings = await Filings.open(folder);
+        open.push(filings);
+        const { fingerprint } = await readPolicy(made.client, SIM_POLICY_ID);
+        const fresh = new Filer(made.client, filings, { policyId: SIM_POLICY_ID, fingerprint, rounding: "nearest" }, TIMES, clock);
+        assert.equal((await fresh.file(report())).state, "ALREADY");
+        assert.equal(made.simulator.count.reports, 1);
+    });
+
+    it("is not deceived by the list's filter, which may hide what is there", async () => {
+        const made = await withProject();
+        made.simulator.fault(parseGuardianFault({ fault: "hang-after", on: "POST add_report_bnt", times: 1 }));
+        made.simulator.policy.user("pp").filterValue = "urn:uuid:another-project";
+        assert.equal((await made.filer.file(report())).state, "FILED");
+        assert.equal(made.simulator.count.reports, 1);
+    });
+
+    it("does not send again because of a list that is old", async () => {
+        const made = await withProject();
+        await made.filer.preview(report());
+        await made.client.grid(SIM_POLICY_ID, "report_grid_pp");
+        made.simulator.fault(parseGuardianFault({ fault: "hang-after", on: "POST add_report_bnt", times: 1 }));
+        made.simulator.fault(parseGuardianFault({ fault: "stale", on: "GET report_grid_pp" }));
+        assert.equal((await made.filer.file(report())).state, "UNKNOWN");
+        clock.advance(TIMES.settleMs);
+        await made.filer.resume();
+        made.simulator.fault(parseGuardianFault("clear"));
+        clock.advance(TIMES.confirmMs);
+        const [result] = await made.filer.resume();
+        assert.equal(result?.state, "FILED");
+        assert.equal(made.simulator.count.reports, 1);
+    });
+
+    for (const fault of ["reset", "reset-after", "hang-after", "status", "null", "garbage", "truncate"] as const) {
+        it(`sends once though the answer to the form is lost by ${fault}`, async () => {
+            const made = await withProject();
+            made.simulator.fault(parseGuardianFault({ fault, on: "POST add_report_bnt", times: 1 }));
+            await made.filer.file(report());
+            assert.ok(filed(made, "report_form") <= 1);
+            const states: string[] = [];
+            for (const ms of [TIMES.settleMs, TIMES.confirmMs]) {
+                clock.advance(ms);
+                await made.filer.resume();
+                states.push((await made.filer.file(report())).state);
+            }
+            assert.equal(states.at(-1), "ALREADY");
+            assert.equal(filed(made, "report_form"), 1);
+        });
+    }
+
+    for (const fault of ["miscalculate", "alter"]) {
+        it(`notices a server that does ${fault}`, async () => {
+            const { filer, simulator } = await withProject();
+            simulator.fault(parseGuardianFault(fault));
+            const { state, differences, reason } = await filer.file(report());
+            assert.equal(state, "FILED");
+            assert.ok(differences.length > 0);
+            assert.match(reason, /other figures/);
+        });
+    }
+
+    it("notices that more was minted than was due, by the network's own count", async () => {
+        const http = createHttpClient();
+        try {
+            const simulator = await rig.simulator();
+            const made = await withProjectOn(simulator, { mirror: { url: simulator.mirrorUrl, http } });
+            await made.file(report());
+            simulator.fault(parseGuardianFault("over-mint"));
+            simulator.approveAll();
+            const result = (await made.resume()).find(({ kind }) => kind === "report");
+            assert.deepEqual([result?.stage, result?.minted], ["Minted", 100]);
+            assert.match(result?.reason ?? "", /200 serials .* too many/);
+        } finally {
+            http.close();
+        }
+    });
+
+    async function withProjectOn(simulator: GuardianSimulator, settings: Partial<FilerSettings>): Promise<Filer> {
+        const client = rig.client(simulator, {}, { clock, timeoutMs: 400 });
+        const { fingerprint } = await readPolicy(client, SIM_POLICY_ID);
+        const filings = await Filings.open(folder);
+        open.push(filings);
+        const filer = new Filer(client, filings, { policyId: SIM_POLICY_ID, fingerprint, rounding: "nearest", ...settings }, TIMES, clock);
+        await filer.file(PROJECT);
+        simulator.approveAll();
+        return filer;
+    }
+
+    describe("at a Guardian that is none of ours", () => {
+        let proxy: Server | undefined;
+        afterEach(() => {
+            proxy?.closeAllConnections();
+            proxy?.close();
+        });
+
+        /** The stand-in without its mark: as a real Guardian would answer. */
+        async function disguised(simulator: GuardianSimulator): Promise<Filer> {
+            proxy = createServer((request, response) => {
+                const { method = "", url = "", headers } = request;
+                const onward = ask(new URL(url, simulator.url), { method, headers }, (answer) => {
+                    const { [SIMULATED_HEADER]: _mark, ...kept } = answer.headers;
+                    response.writeHead(answer.statusCode ?? 500, kept);
+                    answer.pipe(response);
+                });
+                request.pipe(onward);
+            });
+            proxy.listen(0, "127.0.0.1");
+            await once(proxy, "listening");
+            return withProjectOnUrl(simulator, `http://127.0.0.1:${(proxy.address() as AddressInfo).port}/api/v1`);
+        }
+
+        async function withProjectOnUrl(simulator: GuardianSimulator, url: string): Promise<Filer> {
+            return withProjectOn(Object.create(simulator, { url: { value: url } }) as GuardianSimulator, {});
+        }
+
+        it("no simulated data is filed", async () => {
+            const simulator = await rig.simulator();
+            const filer = await disguised(simulator);
+            for (const filing of [report(160, 0, { simulated: true }), { ...PROJECT, payload: { ...FACTS, id: "other" }, simulated: true } as Filing]) {
+                const result = await filer.file(filing);
+                assert.equal(result.state, "REFUSED");
+                assert.match(result.reason, /simulated/);
+                assert.equal((await filer.preview(filing)).ok, false);
+            }
+            assert.equal(simulator.count.reports, 0);
+            assert.equal((await filer.file(report())).state, "FILED");
+        });
+
+        it("no time of a meter is claimed by two reports", async () => {
+            const simulator = await rig.simulator();
+            const filer = await disguised(simulator);
+            assert.equal((await filer.file(report(160, 0, { meters: ["a", "b"] }))).state, "FILED");
+            const again = await filer.file(report(170, 0, { meters: ["b"] }));
+            assert.equal(again.state, "REFUSED");
+            assert.match(again.reason, /Meter b has a report/);
+            assert.equal((await filer.file(report(170, 1, { meters: ["b"] }))).state, "FILED");
+            assert.equal(simulator.count.reports, 2);
+        });
+    });
+
+    it("lets simulated data go to the stand-in", async () => {
+        const { filer } = await withProject();
+        assert.equal((await filer.file(report(160, 0, { simulated: true }))).state, "FILED");
+    });
+
+    it("shares one file between nodes, and gives it back after the last", async () => {
+        const [one, two] = [shareFilings(folder), shareFilings(folder)];
+        assert.equal(await one.filings, await two.filings);
+        await one.release();
+        assert.deepEqual((await two.filings).all("x"), []);
+        await two.release();
+        const filings = await Filings.open(folder);
+        await filings.close();
+    });
+
+    it("files one document once when many messages ask for it at the same time, on two nodes", async () => {
+        const made = await withProject();
+        const { fingerprint } = await readPolicy(made.client, SIM_POLICY_ID);
+        const other = new Filer(rig.client(made.simulator, {}, { clock }), made.filings, { policyId: SIM_POLICY_ID, fingerprint, rounding: "nearest" }, TIMES, clock);
+        const results: FilingResult[] = await Promise.all([made.filer, other, made.filer, other].map((filer) => filer.file(report())));
+        assert.equal(made.simulator.count.reports, 1);
+        assert.ok(results.some(({ state }) => state === "FILED"));
+        assert.ok(results.every(({ state }) => ["FILED", "ALREADY", "UNKNOWN"].includes(state)), results.map(({ state }) => state).join());
+    });
+});
