@@ -3,6 +3,7 @@ import { EnergyBook } from "../common/energy.js";
 import { errorText } from "../common/errors.js";
 import { type MapClass, type MapEntry, type MapFault, type MapHead, PointMapError, type PointMaps } from "../common/pointmaps.js";
 import { type ChosenMap, deviceNameOf, unitsOf } from "./config.js";
+import { explainCut } from "./explain.js";
 import type { LinkMember } from "./link.js";
 import { type MapItem, type ModbusMap, parseModbusMap } from "./map.js";
 import { MapUnit, type RawValue } from "./map-unit.js";
@@ -36,6 +37,8 @@ export function listChoices(maps: PointMaps): MapChoice[] {
 
 /** One read of a poll, and why it ends where it does. */
 export interface PlannedRead extends Pick<Block<MapItem>, "table" | "address" | "quantity" | "ms" | "cut"> {
+    /** `cut` as a sentence; empty at the last. */
+    why: string;
     points: string[];
 }
 
@@ -69,12 +72,9 @@ export function viewOf(map: ModbusMap, chosen: ChosenMap, { cost, maxRegisters }
     const options = planOptionsOf(map, cost);
     const plan = readGroups(map, chosen.periods).map(({ names, periodMs, items }): PlannedGroup => {
         const { blocks, registers, bits, ms } = planReads(items, { ...options, maxRegisters: Math.min(map.maxRegisters, maxRegisters) });
-        const requests = blocks.map(({ table, address, quantity, ms: each, cut, items: held }) => ({
-            table,
-            address,
-            quantity,
-            ms: each,
-            ...(cut && { cut }),
+        const requests = blocks.map(({ items: held, ...block }, i) => ({
+            ...block,
+            why: explainCut(block, blocks[i + 1]),
             points: held.flatMap(({ points }) => points.map(({ name }) => name)),
         }));
         return { names, everyS: periodMs / 1000, requests, registers, bits, ms };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { WattError } from "../../dist/common/errors.js";
-import { explain } from "../../dist/modbus/explain.js";
+import { explainCut } from "../../dist/modbus/explain.js";
 import { costOf, planReads, type Plan, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
 import { leastTime, LINK_COSTS, SDM630_ITEMS, shippedDevices } from "./device-items.js";
@@ -177,28 +177,27 @@ describe("request planner", () => {
         assert.deepEqual(cuts(apart, { forbidden: [{ table: "input", address: 5, size: 1 }] }), [undefined], "another table's");
     });
 
-    it("tells a person what is read and why", () => {
-        const all = [
-            { ...item(0, 2), name: "ac_power_w" },
-            { ...item(4, 2), name: "grid_frequency_hz" },
-            { ...item(1), name: "inside" },
-            item(60),
-            { ...item(7, 3, "coil"), name: "relays" },
+    it("tells a person why, with addresses", () => {
+        const why = (all: ReadItem[], rules: Partial<PlanOptions>) => {
+            const { blocks } = planReads(all, { gaps: "allow", cost: { requestMs: 40, registerMs: 2 }, ...rules });
+            return blocks.map((block, i) => explainCut(block, blocks[i + 1]));
+        };
+        const apart = [item(0, 2), item(10)];
+        const sentences = [
+            why([item(7, 3, "coil"), item(0)], {}),
+            why(apart, { maxRegisters: 10 }),
+            why([item(0, 2), item(60)], {}),
+            why(apart, { forbidden: [{ address: 5, size: 1 }] }),
+            why(apart, { gaps: "never" }),
+            why([item(0, 2, "coil"), item(3, 1, "coil")], { gaps: "declared" }),
+            why(apart, { holes: [{ address: 5, size: 1 }] }),
         ];
-        const { summary, rows } = explain(planReads(all, { gaps: "allow", cost: { requestMs: 40, registerMs: 2 } }));
-        assert.equal(summary, "3 requests for 7 registers and 3 bits, about 134 ms a cycle.");
-        assert.deepEqual(
-            rows.map(({ function: code, first, last, quantity, unused, points }) => [code, first, last, quantity, unused, points]),
-            [
-                [1, 7, 9, 3, 0, ["relays"]],
-                [3, 0, 5, 6, 2, ["ac_power_w", "inside", "grid_frequency_hz"]],
-                [3, 60, 60, 1, 0, ["60"]],
-            ],
-        );
-        assert.match(rows[0]!.why, /holding instead of coil/);
-        assert.match(rows[1]!.why, /registers 6..59/);
-        assert.equal(rows[2]!.why, "");
-        assert.deepEqual(explain(planReads([], { gaps: "never", cost: { requestMs: 1, registerMs: 1 } })), { summary: "Nothing to read.", rows: [] });
+        const expected = [/holding instead of coil/, /longer than one request may be/, /registers 2\.\.59 .*longer than another request/, /registers 2\.\.9 .*must not/, /does not let registers 2\.\.9/, /bits 2 are declared/, /refused.* 10:/];
+        for (const [i, [first, last, ...more]] of sentences.entries()) {
+            assert.match(first!, expected[i]!);
+            assert.equal(last, "");
+            assert.deepEqual(more, []);
+        }
     });
 
     it("names every item that no read can hold, and says what to do", () => {
