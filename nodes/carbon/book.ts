@@ -7,8 +7,11 @@ import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
 import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, meterInterval, type MeterInterval, sum } from "./interval.js";
 import { type MeterRecord, recordAt, topologyChanges } from "./meters.js";
-import { buildReport, type Carry, type Project, type Refusal, type Report } from "./report.js";
-import { EXCLUSIONS, type Excluded, mergeSamples, type MeterSample, type MeterState, type Origin, settle, type Settled, type SettleRules } from "./settlement.js";
+import { compareSamples } from "./capsule.js";
+import { evidenceTerms, LOOK_AHEAD, samplesNeeded, settleInterval } from "./evidence.js";
+import type { CapsuleTerms, RawSample } from "./recompute.js";
+import { buildReport, type Carry, type Project, type Refusal, type Report, type ReportInput } from "./report.js";
+import { EXCLUSIONS, type Excluded, mergeSamples, type MeterSample, type MeterState, type Origin, type Settled } from "./settlement.js";
 
 export interface BookRules extends IntervalRules {
     project: Project;
@@ -22,6 +25,8 @@ export interface BookRules extends IntervalRules {
     calendar: Calendar;
     minTonnes: number;
     version: string;
+    /** By meter, its device's Ed25519 public key in base64: what such a meter measured must bear its signature. */
+    keys?: Record<string, string>;
 }
 
 export interface BookOptions {
@@ -56,23 +61,22 @@ export interface BookStats {
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meter (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, used_to INTEGER NOT NULL DEFAULT 0, open INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS sample (at INTEGER, meter INTEGER, exported INTEGER, imported INTEGER, serial TEXT, origin INTEGER NOT NULL, vals TEXT, PRIMARY KEY (at, meter)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS interval (number INTEGER PRIMARY KEY, starts INTEGER NOT NULL UNIQUE, ends INTEGER NOT NULL UNIQUE CHECK (ends > starts), net INTEGER NOT NULL, body TEXT NOT NULL, report INTEGER, sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sample (at INTEGER, meter INTEGER, exported INTEGER, imported INTEGER, serial TEXT, origin INTEGER NOT NULL, vals TEXT, proof TEXT, since INTEGER NOT NULL, PRIMARY KEY (at, meter)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS superseded (at INTEGER, meter INTEGER, exported INTEGER, imported INTEGER, serial TEXT, origin INTEGER NOT NULL, vals TEXT, proof TEXT, since INTEGER NOT NULL, PRIMARY KEY (at, meter, since)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rules (id INTEGER PRIMARY KEY, body TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS interval (number INTEGER PRIMARY KEY, starts INTEGER NOT NULL UNIQUE, ends INTEGER NOT NULL UNIQUE CHECK (ends > starts), net INTEGER NOT NULL, body TEXT NOT NULL, stage INTEGER NOT NULL, rules INTEGER NOT NULL, report INTEGER, sent INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS state (number INTEGER, meter INTEGER, body TEXT NOT NULL, PRIMARY KEY (number, meter)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS dirty (meter INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS dirty (meter INTEGER PRIMARY KEY, number INTEGER NOT NULL, until INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS adjustment (number INTEGER PRIMARY KEY, interval INTEGER NOT NULL, meter TEXT NOT NULL, body TEXT NOT NULL, accepted TEXT, report INTEGER, sent INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS invoice (starts INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS report (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, starts INTEGER NOT NULL UNIQUE, claimed INTEGER NOT NULL, credits INTEGER NOT NULL, carry TEXT NOT NULL, body TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS report (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, starts INTEGER NOT NULL UNIQUE, claimed INTEGER NOT NULL, credits INTEGER NOT NULL, carry TEXT NOT NULL, body TEXT NOT NULL, terms TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0);
 CREATE TRIGGER IF NOT EXISTS interval_disjoint BEFORE INSERT ON interval WHEN EXISTS (SELECT 1 FROM interval WHERE NEW.starts < ends AND starts < NEW.ends) BEGIN SELECT RAISE(ABORT, 'periods overlap'); END;
-CREATE TRIGGER IF NOT EXISTS interval_sealed BEFORE UPDATE OF number, starts, ends, net, body ON interval BEGIN SELECT RAISE(ABORT, 'a sealed period never changes'); END;
+CREATE TRIGGER IF NOT EXISTS interval_sealed BEFORE UPDATE OF number, starts, ends, net, body, stage, rules ON interval BEGIN SELECT RAISE(ABORT, 'a sealed period never changes'); END;
 CREATE TRIGGER IF NOT EXISTS interval_kept BEFORE DELETE ON interval BEGIN SELECT RAISE(ABORT, 'a sealed period never goes'); END;
-CREATE TRIGGER IF NOT EXISTS report_sealed BEFORE UPDATE OF number, key, starts, claimed, credits, carry, body ON report BEGIN SELECT RAISE(ABORT, 'a report never changes'); END;
+CREATE TRIGGER IF NOT EXISTS report_sealed BEFORE UPDATE OF number, key, starts, claimed, credits, carry, body, terms ON report BEGIN SELECT RAISE(ABORT, 'a report never changes'); END;
 `;
 const SCHEMA_VERSION = "1";
 const ORIGINS: readonly Origin[] = ["measured", "estimated", "doubtful", "simulated"];
-/** Samples looked at beyond an interval's end for one that closes it. */
-const LOOK_AHEAD = 16;
-
 interface SampleRow {
     at: number;
     meter: number;
@@ -81,6 +85,9 @@ interface SampleRow {
     serial: string | null;
     origin: number;
     vals: string | null;
+    proof: string | null;
+    /** Stage at which it came. */
+    since: number;
 }
 
 interface Meter {
@@ -101,6 +108,8 @@ export class Book {
     private cancelCommit: (() => void) | undefined;
     private checking: Promise<void> = Promise.resolve();
     private isClosing = false;
+    /** Counts what is settled by the samples there are: sealed intervals and reports. */
+    private stage = 0;
     /** What the last report in vain was made of. */
     private tried = "";
     /** Why the last report could not be made; empty when it could, or none was due. */
@@ -138,6 +147,7 @@ export class Book {
         const [version] = db.all<{ value: string }>("SELECT value FROM meta WHERE key = 'version'");
         if (version === undefined) db.run("INSERT INTO meta VALUES ('version', ?)", SCHEMA_VERSION);
         else if (version.value !== SCHEMA_VERSION) throw new WattError("BOOK_NEWER", "The carbon book is of another version of this software: update it.");
+        this.stage = this.count("interval") + this.count("report");
         for (const { id, name, used_to: usedTo, open } of db.all<{ id: number; name: string; used_to: number; open: number }>("SELECT * FROM meter")) {
             this.meters.set(name, { id, usedTo, isOpen: open === 1 });
         }
@@ -188,25 +198,29 @@ export class Book {
         const meter = this.meters.get(sample.meter)!;
         const [known] = this.db.all<SampleRow>("SELECT * FROM sample WHERE at = ? AND meter = ?", sample.at, meter.id);
         const merged = known ? mergeSamples(toSample(known, sample.meter), sample) : sample;
-        const { exportWh = null, importWh = null, serial = null, origin, values } = merged;
+        const { exportWh = null, importWh = null, serial = null, origin, values, boot, seq, signature } = merged;
         const vals = values ? JSON.stringify(values) : null;
         const code = ORIGINS.indexOf(origin);
         if (known && known.exported === exportWh && known.imported === importWh && known.serial === serial && known.origin === code) return;
-        this.db.run("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?, ?, ?, ?)", sample.at, meter.id, exportWh, importWh, serial, code, vals);
+        const proof = (boot ?? seq ?? signature) === undefined ? null : JSON.stringify({ boot, seq, signature });
+        // What an interval was settled by stays known.
+        if (known && known.since < this.stage) this.db.run("INSERT INTO superseded SELECT * FROM sample WHERE at = ? AND meter = ?", sample.at, meter.id);
+        this.db.run("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", sample.at, meter.id, exportWh, importWh, serial, code, vals, proof, this.stage);
         const sealed = this.sealedTo();
         if (sealed !== undefined && (sample.at < Math.max(sealed, meter.usedTo + 1) || meter.isOpen)) this.markDirty(meter.id, sample.at);
     }
 
-    /** The first interval that a late sample can change holds the sample before it. */
+    /** The first interval that a late sample can change holds the sample before it; no settling again stops before its own. */
     private markDirty(meter: number, at: number): void {
         let [row] = this.db.all<{ number: number; starts: number }>("SELECT number, starts FROM interval WHERE starts <= ? ORDER BY starts DESC LIMIT 1", at);
         row ??= { number: 1, starts: 0 };
+        const own = row.number;
         let until = at;
         while (row.number > 1 && this.db.all("SELECT 1 FROM sample WHERE meter = ? AND at >= ? AND at < ? LIMIT 1", meter, row.starts, until).length === 0) {
             until = row.starts;
             row = this.db.all<{ number: number; starts: number }>("SELECT number, starts FROM interval WHERE number = ?", row.number - 1)[0]!;
         }
-        this.db.run("INSERT INTO dirty VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET number = min(number, excluded.number)", meter, row.number);
+        this.db.run("INSERT INTO dirty VALUES (?, ?, ?) ON CONFLICT (meter) DO UPDATE SET number = min(number, excluded.number), until = max(until, excluded.until)", meter, row.number, own);
     }
 
     /** Raw samples of a meter in [from, to), oldest first. */
@@ -227,16 +241,18 @@ export class Book {
     private async run(): Promise<void> {
         if (this.isClosing) return;
         this.commit();
-        for (const { meter, number } of this.db.all<{ meter: number; number: number }>("SELECT meter, number FROM dirty")) {
+        for (let isSealed = true; isSealed; ) {
             await turn();
             if (this.isClosing) return;
-            this.resettle(meter, number);
-        }
-        while (!this.isClosing && this.sealNext()) {
+            // What came in the meantime is settled before anything is sealed or reported.
+            const [dirty] = this.db.all<{ meter: number; number: number; until: number }>("SELECT meter, number, until FROM dirty LIMIT 1");
+            if (dirty) {
+                this.resettle(dirty.meter, dirty.number, dirty.until);
+                continue;
+            }
+            isSealed = this.sealNext();
             this.report();
-            await turn();
         }
-        if (!this.isClosing) this.report();
     }
 
     /** @returns false when no interval is due. */
@@ -263,9 +279,10 @@ export class Book {
         const interval: Interval = { project: rules.project.id, number, from, to, sealedAt: now, meters: parts, simulated: parts.some(({ hours }) => hours.some((hour) => hour.simulated)) };
         const netWh = sum(parts, ({ exportWh, importWh }) => exportWh - importWh);
         this.db.transaction(() => {
-            this.db.run("INSERT INTO interval (number, starts, ends, net, body) VALUES (?, ?, ?, ?, ?)", number, from, to, netWh, JSON.stringify(interval));
+            this.db.run("INSERT INTO interval (number, starts, ends, net, body, stage, rules) VALUES (?, ?, ?, ?, ?, ?, ?)", number, from, to, netWh, JSON.stringify(interval), this.stage, this.rulesId());
             for (const { meter, result } of settled) this.keepState(number + 1, meter.id, result);
         });
+        this.stage++;
         for (const { meter, result } of settled) Object.assign(meter, { usedTo: Math.max(result.usedTo, 0), isOpen: result.isOpen });
         return true;
     }
@@ -277,14 +294,16 @@ export class Book {
     }
 
     private settleMeter(name: string, samples: readonly MeterSample[], from: number, to: number, opening: MeterState | undefined): Settled {
-        const { rules } = this.options;
-        const settleRules: SettleRules = { records: rules.meters.filter(({ meter }) => meter === name), maxGapMs: rules.maxGapMs, allowSimulated: rules.allowSimulated };
-        const result = settle(settleRules, samples, from, to, opening);
-        if (!result.isOpen) return result;
-        // Nothing soon after the end: look for what came next, however late.
-        const more = this.db.all<SampleRow>("SELECT * FROM sample WHERE meter = ? AND at >= ? ORDER BY at LIMIT ?", this.meters.get(name)!.id, to, LOOK_AHEAD);
-        const before = samples.filter(({ at }) => at < to);
-        return more.length === 0 ? result : settle(settleRules, [...before, ...more.map((row) => toSample(row, name))], from, to, opening);
+        const more = (count: number) => this.db.all<SampleRow>("SELECT * FROM sample WHERE meter = ? AND at >= ? ORDER BY at LIMIT ?", this.meters.get(name)!.id, to, count).map((row) => toSample(row, name));
+        return settleInterval(this.options.rules, name, samples, more, from, to, opening);
+    }
+
+    /** The rules of now, kept once. */
+    private rulesId(): number {
+        const { meters, intervalMs, minPoints, minCoverage, maxGapMs, allowSimulated } = this.options.rules;
+        const body = JSON.stringify({ meters, intervalMs, minPoints, minCoverage, maxGapMs, allowSimulated });
+        this.db.run("INSERT OR IGNORE INTO rules (body) VALUES (?)", body);
+        return this.db.all<{ id: number }>("SELECT id FROM rules WHERE body = ?", body)[0]!.id;
     }
 
     private keepState(number: number, meter: number, { closing, usedTo, isOpen }: Settled): void {
@@ -294,7 +313,7 @@ export class Book {
     }
 
     /** Settles sealed intervals of a meter again; what differs from what is recorded becomes an adjustment. */
-    private resettle(meterId: number, first: number): void {
+    private resettle(meterId: number, first: number, until: number): void {
         const { rules } = this.options;
         const name = [...this.meters].find(([, { id }]) => id === meterId)![0];
         const meter = this.meters.get(name)!;
@@ -311,7 +330,7 @@ export class Book {
                 const kept = JSON.stringify(this.opening(number + 1, meterId));
                 this.keepState(number + 1, meterId, result);
                 // From here on nothing changes.
-                if (number < last && kept === JSON.stringify(result.closing)) break;
+                if (number >= until && number < last && kept === JSON.stringify(result.closing)) break;
             }
             this.db.run("DELETE FROM dirty WHERE meter = ?", meterId);
         });
@@ -390,6 +409,10 @@ export class Book {
     }
 
     private build(intervals: Interval[]): Report {
+        return buildReport(this.inputOf(intervals));
+    }
+
+    private inputOf(intervals: Interval[]): ReportInput {
         const { rules } = this.options;
         const to = intervals.at(-1)!.to;
         const number = this.count("report") + 1;
@@ -397,7 +420,7 @@ export class Book {
         const { project, meters, factors, acceptsUnsourced, minTonnes, version } = rules;
         const from = intervals[0]!.from;
         const invoices = this.db.all<{ body: string }>("SELECT body FROM invoice WHERE starts < ? ORDER BY starts", to).map(({ body }) => JSON.parse(body) as Invoice).filter((invoice) => invoice.to > from);
-        return buildReport({ project, number, intervals, adjustments: this.unapplied(to), carry: last ? (JSON.parse(last.carry) as Carry) : undefined, factors, acceptsUnsourced, meters, invoices, silent: this.silent(to), minTonnes, version });
+        return { project, number, intervals, adjustments: this.unapplied(to), carry: last ? (JSON.parse(last.carry) as Carry) : undefined, factors, acceptsUnsourced, meters, invoices, silent: this.silent(to), minTonnes, version };
     }
 
     /** Meters in service that no sample is known of since an instant. */
@@ -410,12 +433,49 @@ export class Book {
         const { period, figures, number, key } = report;
         const isFiled = report.ready;
         const claimedWh = isFiled ? figures.claimedWh : 0;
+        const terms = this.termsOf(this.inputOf(this.pending(period.intervals[1])));
         const carry: Carry = { wh: isFiled ? figures.carriedOutWh : figures.netWh, factor, report: key, simulated: report.simulated };
         this.db.transaction(() => {
-            this.db.run("INSERT INTO report (number, key, starts, claimed, credits, carry, body, sent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", number, key, period.fromMs, claimedWh, isFiled ? figures.credits : 0, JSON.stringify(carry), JSON.stringify(report), isFiled ? 0 : 1);
+            this.db.run("INSERT INTO report (number, key, starts, claimed, credits, carry, body, terms, sent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", number, key, period.fromMs, claimedWh, isFiled ? figures.credits : 0, JSON.stringify(carry), JSON.stringify(report), JSON.stringify(terms), isFiled ? 0 : 1);
             this.db.run("UPDATE interval SET report = ? WHERE number BETWEEN ? AND ?", number, ...period.intervals);
             for (const adjustment of report.adjustments.filter(isDue)) this.db.run("UPDATE adjustment SET report = ? WHERE number = ?", number, adjustment.number);
         });
+        this.stage++;
+    }
+
+    private termsOf(input: ReportInput): CapsuleTerms {
+        const rows = this.db.all<{ number: number; stage: number; rules: number }>("SELECT number, stage, rules FROM interval WHERE report IS NULL ORDER BY number");
+        const kept = this.db.all<{ id: number; body: string }>("SELECT id, body FROM rules ORDER BY id");
+        const used = new Map(rows.map(({ number, stage, rules }) => [number, { stage, rules: kept.find(({ id }) => id === rules)!.body }]));
+        const states = Object.fromEntries([...this.meters].flatMap(([name, { id }]) => [[name, this.opening(rows[0]!.number, id)] as const]));
+        return evidenceTerms(input, this.stage, this.options.rules.keys ?? {}, states, (number) => used.get(number)!);
+    }
+
+    /**
+     * Terms and raw samples of a recorded report, as `capsuleLines` takes them. The samples are read as they are asked for.
+     * @throws WattError REPORT_UNKNOWN
+     */
+    evidence(number: number): { terms: CapsuleTerms; samples: Iterable<RawSample> } {
+        const [row] = this.db.all<{ terms: string }>("SELECT terms FROM report WHERE number = ?", number);
+        if (!row) throw new WattError("REPORT_UNKNOWN", `There is no report ${number}.`);
+        const terms = JSON.parse(row.terms) as CapsuleTerms;
+        return { terms, samples: this.rawSamples(terms) };
+    }
+
+    private *rawSamples(terms: CapsuleTerms): Generator<RawSample> {
+        const { from, to, stage, sealed } = samplesNeeded(terms);
+        const at = (order: string, ...values: number[]) => this.db.all<{ at: number }>(`SELECT at FROM sample WHERE meter = ? AND ${order}`, ...values)[0]?.at;
+        for (const name of [...this.meters.keys()].toSorted()) {
+            const { id } = this.meters.get(name)!;
+            const start = at("at >= ? ORDER BY at LIMIT 1", id, from) ?? to;
+            const last = at(`at >= ? AND since <= ? ORDER BY at LIMIT 1 OFFSET ${LOOK_AHEAD - 1}`, id, terms.period.to, sealed) ?? at("since <= ? ORDER BY at DESC LIMIT 1", id, sealed) ?? 0;
+            const until = Math.max(to, last + 1);
+            for (let first = start; first < until; first += CHUNK_MS) {
+                const end = Math.min(until, first + CHUNK_MS);
+                const rows = ["sample", "superseded"].flatMap((table) => this.db.all<SampleRow>(`SELECT * FROM ${table} WHERE at >= ? AND at < ? AND meter = ? AND since <= ?`, first, end, id, stage));
+                yield* rows.map((row): RawSample => ({ ...toSample(row, name), since: row.since })).toSorted(compareSamples);
+            }
+        }
     }
 
     /** A person answers for late data that raise a claim. @throws WattError ADJUSTMENT_UNKNOWN */
@@ -544,14 +604,18 @@ export class Book {
     }
 }
 
-function toSample({ at, exported, imported, serial, origin, vals }: SampleRow, meter: string): MeterSample {
+function toSample({ at, exported, imported, serial, origin, vals, proof }: SampleRow, meter: string): MeterSample {
     const sample: MeterSample = { meter, at, origin: ORIGINS[origin]! };
+    if (proof !== null) Object.assign(sample, JSON.parse(proof));
     if (exported !== null) sample.exportWh = exported;
     if (imported !== null) sample.importWh = imported;
     if (serial !== null) sample.serial = serial;
     if (vals !== null) sample.values = JSON.parse(vals) as Record<string, number>;
     return sample;
 }
+
+/** Samples are read so much at once for a capsule. */
+const CHUNK_MS = 30 * 86_400_000;
 
 /** Lets the event loop turn between intervals. */
 function turn(): Promise<void> {

@@ -1,15 +1,10 @@
 import type { JsonObject } from "../store/canonical-json.js";
 import type { MeterSample } from "./settlement.js";
 
-/** A sample of a meter with what shows where it comes from. */
+/** A sample of a meter as a capsule keeps it. */
 export interface RawSample extends MeterSample {
-    /** Number of intervals that were sealed when it arrived: those settled without it. 0 where that is not kept. */
+    /** How many intervals were sealed and reports made when it arrived: those were made without it. */
     since: number;
-    /** Start of the device within which `seq` counts. */
-    boot?: number | undefined;
-    seq?: number | undefined;
-    /** The device's Ed25519 signature of `statementOf(sample)`, base64. */
-    signature?: string | undefined;
 }
 
 /** All that the engine needs to know beside the samples. It is written into the capsule, so plain JSON and nothing personal. */
@@ -22,7 +17,7 @@ export interface CapsuleTerms {
     code: { name: string; version: string };
     /** The meter inventory with calibrations and corrections. */
     meters: JsonObject[];
-    /** What the engine knew when the period began: sealed intervals with the meters' states, what was carried over, invoices. */
+    /** What the engine knew beside the samples: bounds of the sealed intervals, states of the meters before the first, what was carried over, late data, invoices. */
     opening: JsonObject;
     /** By meter, the device's Ed25519 public key, 32 bytes in base64: every measured sample of such a meter must bear its signature. */
     keys: Record<string, string>;

@@ -37,6 +37,11 @@ export interface MeterSample {
     origin: Origin;
     /** Numbers to average, by point name: power, irradiance, temperature, ratios. */
     values?: Record<string, number> | undefined;
+    /** Start of the device within which `seq` counts. */
+    boot?: number | undefined;
+    seq?: number | undefined;
+    /** The device's Ed25519 signature of what it said (`statementOf` in capsule.ts), base64; it does not outlive a merge. */
+    signature?: string | undefined;
 }
 
 export const EXPORT_POINT = "ac_energy_export_wh";
