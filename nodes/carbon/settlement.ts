@@ -177,13 +177,19 @@ export interface MeterState {
     recordFrom?: number;
 }
 
+/**
+ * What happened to a register other than growth; `undone` takes back a reset that was a misread. Over all events that move it
+ * (not `refused` and `unapproved`): what was counted is last less first, and for each event countedWh - (afterWh - beforeWh).
+ */
 export interface MeterEvent {
     at: number;
     register: "export" | "import";
-    event: CounterEvent | "unapproved";
+    event: CounterEvent | "undone" | "unapproved";
     /** What the register showed before and shows now, Wh. */
     beforeWh: number;
     afterWh: number;
+    /** What was counted between the two. */
+    countedWh: number;
 }
 
 export interface Settled {
@@ -316,12 +322,16 @@ class Settlement {
         const isFirst = !register;
         register ??= this.registers[name] = { name, counter: new EnergyCounter(), at, totalWh: wh, origin, movedAt: at, wh, ...(flag && { flag }) };
         const { totalWh, event } = register.counter.add({ wh, at, serial, modulusWh: record?.modulusWh, ratedW: record?.ratedW });
-        if (event) this.events.push({ at, register: name, event, beforeWh: register.wh, afterWh: wh });
+        const beforeWh = register.wh;
+        const stepWh = totalWh === undefined ? 0 : totalWh - register.totalWh;
+        // A little less than before is taken for the rounding of a register, which stands until it shows more again.
+        const isDip = !event && stepWh === 0 && wh < beforeWh;
+        const isUndone = !event && !isDip && stepWh !== wh - beforeWh;
+        if (event || isUndone) this.events.push({ at, register: name, event: event ?? "undone", beforeWh, afterWh: wh, countedWh: stepWh });
         if (totalWh === undefined) return false;
         if (!isFirst) {
-            const stepWh = totalWh - register.totalWh;
             const reason = this.reason(register, stepWh, sample, record, flag, event);
-            if (reason === "unapproved" && register.flag !== "unapproved") this.events.push({ at, register: name, event: "unapproved", beforeWh: register.wh, afterWh: wh });
+            if (reason === "unapproved" && register.flag !== "unapproved") this.events.push({ at, register: name, event: "unapproved", beforeWh, afterWh: wh, countedWh: stepWh });
             const isSimulated = origin === "simulated" || register.origin === "simulated";
             this.spread(register, at, stepWh, reason, isSimulated);
             if (stepWh !== 0) register.movedAt = at;
@@ -329,7 +339,7 @@ class Settlement {
         register.at = at;
         register.totalWh = totalWh;
         register.origin = origin;
-        register.wh = wh;
+        if (!isDip) register.wh = wh;
         if (flag) register.flag = flag;
         else delete register.flag;
         return true;
