@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { booleanField, choiceField, numberField } from "../common/config.js";
 import { deviceNameField, MAX_UNIT, reportFields, secondsField, unitsField } from "../modbus/fields.js";
-import { DEVICE_CLASSES } from "./points.js";
+import { DEVICE_CLASSES } from "./class-maps.js";
 
 /** A row that was selected in the dialog. */
 const chosenSchema = z.object({

@@ -1,262 +1,9 @@
 import { type Canonical, type Counter, isCounter, LIMITS } from "../common/canonical.js";
 import { unitOf } from "../common/units.js";
+import { type ClassSources, DEVICE_CLASSES, type DeviceClass, nameOf, type Source } from "./class-maps.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import type { GroupDef, ModelDef, PointDef } from "./model.js";
 import { SUNSPEC_UNITS } from "./units.js";
-
-/** In order of rank: where a device is several of these, the first has its plain name. */
-export const DEVICE_CLASSES = ["inverter", "meter", "battery", "weather", "tracker", "mppt"] as const;
-export type DeviceClass = (typeof DEVICE_CLASSES)[number];
-
-/**
- * Our point by what SunSpec calls it: `A|B` takes the first that the model has, `A+B` joins the flags of all. In a repeating
- * group `{i}` is its number from 1, `{n}` the same but nothing for the first.
- */
-type Names = Readonly<Record<string, string>>;
-
-interface Source {
-    /** Models that measure the same. */
-    models: readonly number[];
-    points?: Names;
-    repeats?: readonly { group: string; points: Names; only?: (entry: ModelValues) => boolean }[];
-    /** Changes slowly: read in the slow group. */
-    slow?: true;
-    /** No device is ever all zeros here: some send such frames while they start or stop. */
-    neverZero?: true;
-    /** Points whose direction the model leaves to the maker. */
-    signed?: readonly string[];
-}
-
-const AC: Names = {
-    ac_current_a: "A",
-    ac_current_l1_a: "AphA|AL1",
-    ac_current_l2_a: "AphB|AL2",
-    ac_current_l3_a: "AphC|AL3",
-    ac_voltage_l1_v: "PhVphA|VL1",
-    ac_voltage_l2_v: "PhVphB|VL2",
-    ac_voltage_l3_v: "PhVphC|VL3",
-    ac_voltage_l1_l2_v: "PPVphAB|PhVphAB|VL1L2",
-    ac_voltage_l2_l3_v: "PPVphBC|PhVphBC|VL2L3",
-    ac_voltage_l3_l1_v: "PPVphCA|PhVphCA|VL3L1",
-    ac_frequency_hz: "Hz",
-    ac_power_w: "W",
-    ac_power_l1_w: "WphA|WL1",
-    ac_power_l2_w: "WphB|WL2",
-    ac_power_l3_w: "WphC|WL3",
-    ac_apparent_power_va: "VA",
-    ac_reactive_power_var: "VAr|VAR|Var",
-    power_factor_ratio: "PF",
-    ac_energy_import_wh: "TotWhImp|TotWhAbs",
-    ac_energy_export_wh: "WH|TotWhExp|TotWhInj",
-    alarms: "Evt1+Evt2+EvtVnd1+EvtVnd2+EvtVnd3+EvtVnd4|Evt|Alrm",
-};
-
-const INVERTER: Names = {
-    ...AC,
-    dc_current_a: "DCA",
-    dc_voltage_v: "DCV",
-    dc_power_w: "DCW",
-    ambient_temperature_c: "TmpAmb",
-    cabinet_temperature_c: "TmpCab",
-    heatsink_temperature_c: "TmpSnk",
-    transformer_temperature_c: "TmpTrns",
-    switch_temperature_c: "TmpSw",
-    other_temperature_c: "TmpOt",
-    state: "InvSt|St",
-    vendor_state: "StVnd",
-};
-
-const MPPT: Names = {
-    "mppt{i}_dc_current_a": "DCA",
-    "mppt{i}_dc_voltage_v": "DCV",
-    "mppt{i}_dc_power_w": "DCW",
-    "mppt{i}_dc_energy_wh": "DCWH|DCWhInj",
-    "mppt{i}_temperature_c": "Tmp",
-    "mppt{i}_state": "DCSt|DCSta",
-    "mppt{i}_alarms": "DCEvt|DCAlrm",
-};
-
-/** Port types of model 714. */
-const PV_PORT = 0;
-const ESS_PORT = 1;
-
-/** Fronius hybrids show the two directions of their battery as further modules of model 160, named StCha and StDisCha. */
-const storageModule = ({ IDStr }: ModelValues) => (typeof IDStr === "string" ? /^st(dis)?cha/i.exec(IDStr) : null);
-
-const MPPTS: readonly Source[] = [
-    { models: [160], repeats: [{ group: "module", points: MPPT, only: (entry) => !storageModule(entry) }] },
-    { models: [714], repeats: [{ group: "Prt", points: MPPT, only: ({ PrtTyp }) => PrtTyp === undefined || PrtTyp === PV_PORT }] },
-];
-
-/** Of each list the first source that the device has is taken; a point that two sources give comes from the earlier one. */
-const SOURCES: Readonly<Record<DeviceClass, readonly (readonly Source[])[]>> = {
-    inverter: [
-        [
-            { models: [101, 102, 103, 111, 112, 113], points: INVERTER, neverZero: true },
-            { models: [701], points: INVERTER, neverZero: true },
-        ],
-        MPPTS,
-    ],
-    meter: [
-        [
-            {
-                models: [201, 202, 203, 204, 211, 212, 213, 214],
-                points: { ...AC, ac_voltage_v: "PhV" },
-                neverZero: true,
-                signed: ["ac_power_w", "ac_power_l1_w", "ac_power_l2_w", "ac_power_l3_w", "ac_reactive_power_var"],
-            },
-        ],
-    ],
-    battery: [
-        [
-            {
-                models: [802],
-                points: {
-                    soc_pct: "SoC",
-                    soh_pct: "SoH",
-                    dc_voltage_v: "V",
-                    dc_current_a: "A",
-                    dc_power_w: "W",
-                    energy_capacity_wh: "WHRtg",
-                    cell_voltage_max_v: "CellVMax",
-                    cell_voltage_min_v: "CellVMin",
-                    charge_state: "ChaSt",
-                    state: "State",
-                    alarms: "Evt1+Evt2+EvtVnd1+EvtVnd2",
-                },
-                neverZero: true,
-                signed: ["dc_power_w", "dc_current_a"],
-            },
-            {
-                models: [713],
-                points: { soc_pct: "SoC", soh_pct: "SoH", energy_capacity_wh: "WHRtg", energy_available_wh: "WHAvail", state: "Sta" },
-                slow: true,
-            },
-            { models: [124], points: { soc_pct: "ChaState", dc_voltage_v: "InBatV", charge_state: "ChaSt" }, slow: true },
-        ],
-        [
-            {
-                models: [803],
-                points: {
-                    module_temperature_max_c: "ModTmpMax",
-                    module_temperature_min_c: "ModTmpMin",
-                    module_temperature_c: "ModTmpAvg",
-                },
-                slow: true,
-            },
-        ],
-        [
-            {
-                models: [714],
-                repeats: [
-                    {
-                        group: "Prt",
-                        points: {
-                            "dc_current{n}_a": "DCA",
-                            "dc_voltage{n}_v": "DCV",
-                            "dc_power{n}_w": "DCW",
-                            "dc_energy_discharge{n}_wh": "DCWhInj",
-                            "dc_energy_charge{n}_wh": "DCWhAbs",
-                        },
-                        only: ({ PrtTyp }) => PrtTyp === ESS_PORT,
-                    },
-                ],
-            },
-            {
-                models: [160],
-                repeats: [
-                    {
-                        group: "module",
-                        points: { "dc_discharge_power{n}_w": "DCW", "dc_energy_discharge{n}_wh": "DCWH" },
-                        only: (entry) => storageModule(entry)?.[1] !== undefined,
-                    },
-                    {
-                        group: "module",
-                        points: { "dc_charge_power{n}_w": "DCW", "dc_energy_charge{n}_wh": "DCWH" },
-                        only: (entry) => storageModule(entry)?.[1] === undefined && storageModule(entry) !== null,
-                    },
-                ],
-            },
-        ],
-    ],
-    weather: [
-        [
-            {
-                models: [307],
-                points: {
-                    ambient_temperature_c: "TmpAmb",
-                    relative_humidity_pct: "RH",
-                    pressure_pa: "Pres",
-                    wind_speed_m_s: "WndSpd",
-                    wind_direction_deg: "WndDir",
-                    rain_mm: "Rain",
-                    snow_depth_mm: "Snw",
-                },
-            },
-        ],
-        [
-            {
-                models: [302],
-                repeats: [
-                    {
-                        group: "repeating",
-                        points: {
-                            "irradiance_ghi{n}_w_m2": "GHI",
-                            "irradiance_poa{n}_w_m2": "POAI",
-                            "irradiance_diffuse{n}_w_m2": "DFI",
-                            "irradiance_direct{n}_w_m2": "DNI",
-                            "irradiance_other{n}_w_m2": "OTI",
-                        },
-                    },
-                ],
-            },
-        ],
-        [{ models: [303], repeats: [{ group: "temp", points: { "module_temperature{n}_c": "TmpBOM" } }] }],
-        [
-            {
-                models: [308],
-                points: { irradiance_ghi_w_m2: "GHI", module_temperature_c: "TmpBOM", ambient_temperature_c: "TmpAmb", wind_speed_m_s: "WndSpd" },
-            },
-        ],
-        // The units of the other points of 306 are wrong in its definition.
-        [{ models: [306], points: { irradiance_ghi_w_m2: "GHI" } }],
-        [
-            {
-                models: [304],
-                repeats: [
-                    { group: "incl", points: { "inclination_x{n}_deg": "Inclx", "inclination_y{n}_deg": "Incly", "inclination_z{n}_deg": "Inclz" } },
-                ],
-                slow: true,
-            },
-        ],
-        [{ models: [305], points: { latitude_deg: "Lat", longitude_deg: "Long" }, slow: true }],
-    ],
-    tracker: [
-        [
-            {
-                models: [601],
-                points: { state: "GlblCtl", alarms: "GlblAlm" },
-                repeats: [
-                    {
-                        group: "tracker",
-                        points: {
-                            "tracker{i}_elevation_deg": "ElPos",
-                            "tracker{i}_azimuth_deg": "AzPos",
-                            "tracker{i}_elevation_target_deg": "ElTrgt",
-                            "tracker{i}_azimuth_target_deg": "AzTrgt",
-                            "tracker{i}_state": "Ctl",
-                            "tracker{i}_alarms": "Alm",
-                        },
-                    },
-                ],
-            },
-        ],
-    ],
-    mppt: [MPPTS],
-};
-
-/** How many of the lists make a device one of the class; the others only add to it. */
-const TELLING: Partial<Record<DeviceClass, number>> = { inverter: 1, battery: 2 };
 
 /** Where a device states the most it can do, in W. */
 const RATINGS: Readonly<Record<number, readonly string[]>> = { 120: ["WRtg"], 702: ["WMaxRtg"], 802: ["WChaRteMax", "WDisChaRteMax"] };
@@ -292,9 +39,9 @@ export interface BoundModel<M> {
 }
 
 /** The classes that a device with these models is, by rank. */
-export function classesOf(models: readonly { id: number }[]): DeviceClass[] {
-    const has = (sources: readonly Source[]) => sources.some((source) => models.some(({ id }) => source.models.includes(id)));
-    const classes = DEVICE_CLASSES.filter((cls) => SOURCES[cls].slice(0, TELLING[cls]).some(has));
+export function classesOf(models: readonly { id: number }[], sources: ClassSources): DeviceClass[] {
+    const has = (source: Source) => !source.adds && models.some(({ id }) => source.models.includes(id));
+    const classes = DEVICE_CLASSES.filter((cls) => sources[cls].some(has));
     // Models 160 and 714 alone are an optimizer or a combiner; beside an inverter or a battery they belong to it.
     return classes.filter((cls) => cls !== "mppt" || classes.length === 1);
 }
@@ -309,14 +56,26 @@ export function bindModels<M extends { id: number }>(
     models: readonly M[],
     definition: (id: number) => ModelDef | undefined,
     facts: DeviceFacts,
+    sources: ClassSources,
 ): BoundModel<M>[] {
-    return SOURCES[cls].flatMap((alternatives) => {
-        for (const source of alternatives) {
-            const model = models.find(({ id }) => source.models.includes(id));
-            const def = model && definition(model.id);
-            if (model && def) {
-                return [{ model, def, slow: source.slow ?? false, neverZero: source.neverZero ?? false, extract: compile(source, def, facts, cls) }];
-            }
+    const names = [...new Set(sources[cls].map(({ part }) => part))];
+    const parts = names.map((name) => sources[cls].filter(({ part }) => part === name));
+    return parts.flatMap((part) => {
+        for (const id of part.flatMap((source) => source.models)) {
+            const model = models.find((one) => one.id === id);
+            const def = model && definition(id);
+            if (!model || !def) continue;
+            const chosen = part.filter((source) => source.models.includes(id));
+            const extracts = chosen.map((source) => compile(source, def, facts, cls));
+            return {
+                model,
+                def,
+                slow: chosen.every(({ slow }) => slow),
+                neverZero: chosen.some(({ neverZero }) => neverZero),
+                extract: (decoded: DecodedModel, into: Canonical) => {
+                    for (const one of extracts) one(decoded, into);
+                },
+            };
         }
         return [];
     });
@@ -345,28 +104,25 @@ interface Extractor {
     kostal: boolean;
 }
 
-function compile(source: Source, def: ModelDef, facts: DeviceFacts, cls: DeviceClass): Extract {
-    const flipped = new Set(countsOtherWay(cls, facts) ? source.signed : []);
-    const build = (group: GroupDef, names: Names) => Object.entries(names).flatMap(([name, from]) => extractor(name, from, group, facts, flipped));
-    const top = build(def, source.points ?? {});
-    const repeats = (source.repeats ?? []).flatMap(({ group, points, only }) => {
-        const found = def.groups.find(({ name }) => name === group);
-        return found ? [{ group, only, extractors: build(found, points) }] : [];
-    });
+function compile({ points, group, only, directed }: Source, def: ModelDef, facts: DeviceFacts, cls: DeviceClass): Extract {
+    const flipped = new Set(countsOtherWay(cls, facts) ? directed : []);
+    const owner = group === undefined ? def : def.groups.find(({ name }) => name === group);
+    const extractors = owner ? Object.entries(points).flatMap(([name, from]) => extractor(name, from, owner, facts, flipped)) : [];
     return (decoded, into) => {
         // Paths are put together only where there is something to look up.
         const isClean = Object.keys(decoded.bad).length === 0;
-        for (const one of top) extract(one, one.template, decoded.values, decoded, isClean ? undefined : "", into);
-        for (const { group, only, extractors } of repeats) {
-            const entries = entriesOf(decoded.values[group]);
-            let number = 0;
-            for (let index = 0; index < entries.length; index++) {
-                const entry = entries[index]!;
-                if (only && !only(entry)) continue;
-                number++;
-                const path = isClean ? undefined : `${group}[${index}].`;
-                for (const one of extractors) extract(one, (one.names[number] ??= nameOf(one.template, number)), entry, decoded, path, into);
-            }
+        if (group === undefined) {
+            for (const one of extractors) extract(one, one.template, decoded.values, decoded, isClean ? undefined : "", into);
+            return;
+        }
+        const entries = entriesOf(decoded.values[group]);
+        let number = 0;
+        for (let index = 0; index < entries.length; index++) {
+            const entry = entries[index]!;
+            if (!only(entry)) continue;
+            number++;
+            const path = isClean ? undefined : `${group}[${index}].`;
+            for (const one of extractors) extract(one, (one.names[number] ??= nameOf(one.template, number)), entry, decoded, path, into);
         }
     };
 }
@@ -378,10 +134,6 @@ function countsOtherWay(cls: DeviceClass, { meterPositive, batteryPositive, manu
 
 function entriesOf(group: ModelValue | ModelValues | ModelValues[] | undefined): ModelValues[] {
     return Array.isArray(group) ? group : [];
-}
-
-function nameOf(template: string, number: number): string {
-    return template.replace("{i}", String(number)).replace("{n}", number === 1 ? "" : `_${number}`);
 }
 
 function extractor(template: string, from: string, group: GroupDef, facts: DeviceFacts, flipped: ReadonlySet<string>): Extractor[] {

@@ -5,6 +5,7 @@ import type { LinkState } from "../modbus/link.js";
 import { PolledUnits, type SourceOptions } from "../modbus/polled-units.js";
 import { asWattError } from "../modbus/poller.js";
 import type { ModbusReader } from "../modbus/transport.js";
+import type { ClassSources } from "./class-maps.js";
 import { type SunSpecConfig, unitsOf } from "./config.js";
 import { type DeviceMap, discover, USUAL_UNIT_IDS } from "./discover.js";
 import { UnitReader } from "./unit-reader.js";
@@ -20,7 +21,7 @@ export class SunSpecSource {
     private searchFault = false;
     private wake: () => void = () => {};
 
-    constructor(private readonly options: SourceOptions & { config: SunSpecConfig }) {
+    constructor(private readonly options: SourceOptions & { config: SunSpecConfig; sources?: () => ClassSources }) {
         const { config } = options;
         const groups = [
             { name: "fast", periodMs: config.period },
@@ -105,6 +106,7 @@ export class SunSpecSource {
             site,
             maxGapMs,
             energy,
+            sources: this.options.sources,
             claim: (name) => this.claim(name, unit),
             clock,
         });

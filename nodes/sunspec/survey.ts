@@ -3,9 +3,10 @@ import { EnergyBook } from "../common/energy.js";
 import { errorText } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
 import type { ModbusReader } from "../modbus/transport.js";
+import type { ClassSources, DeviceClass } from "./class-maps.js";
 import { discover } from "./discover.js";
 import { serialOf } from "./naming.js";
-import type { Conventions, DeviceClass } from "./points.js";
+import type { Conventions } from "./points.js";
 import { type Device, UnitReader } from "./unit-reader.js";
 
 /** One logical device as the dialog shows it. */
@@ -38,6 +39,7 @@ export interface Survey {
 export interface SurveyOptions extends Conventions {
     /** Undefined asks the usual ones. */
     units: readonly number[] | undefined;
+    sources?: (() => ClassSources) | undefined;
     clock?: Clock;
     signal?: AbortSignal;
     /** No further unit is asked after this long, ms. */
@@ -65,9 +67,9 @@ export async function survey(reader: ModbusReader, options: SurveyOptions): Prom
 }
 
 async function surveyUnit(reader: ModbusReader, unit: number, options: SurveyOptions): Promise<SurveyRow[]> {
-    const { clock = systemClock, meterPositive, batteryPositive, signal } = options;
+    const { clock = systemClock, meterPositive, batteryPositive, sources, signal } = options;
     const energy = new EnergyBook(clock);
-    const settings = { meterPositive, batteryPositive, site: "", deviceClass: "auto", fullModels: true, maxGapMs: 0, energy, clock } as const;
+    const settings = { meterPositive, batteryPositive, site: "", deviceClass: "auto", fullModels: true, maxGapMs: 0, energy, sources, clock } as const;
     const unitReader = new UnitReader(reader, unit, settings);
     const { readings } = await unitReader.read(true, signal);
     const rows = new Map<number, SurveyRow>();

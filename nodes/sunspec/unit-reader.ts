@@ -8,6 +8,7 @@ import { countEnergy, qualityOf } from "../common/totals.js";
 import type { PollSample } from "../modbus/poller.js";
 import type { SourceUnit } from "../modbus/polled-units.js";
 import { ModbusError, type ModbusReader } from "../modbus/transport.js";
+import { type ClassSources, type DeviceClass, shippedSources } from "./class-maps.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import { keyText, type ModelSample, SunSpecDevice } from "./device.js";
 import type { DeviceMap, FoundModel, Identity, ModelKey } from "./discover.js";
@@ -19,7 +20,6 @@ import {
     classesOf,
     type Conventions,
     derive,
-    type DeviceClass,
     flagsOf,
     RATING_MODELS,
     ratingIn,
@@ -41,6 +41,8 @@ export interface UnitOptions extends Conventions {
     chosen?: readonly Chosen[];
     /** Adds every model as `msg.sunspec`. */
     fullModels: boolean;
+    /** What classes are read from; the maps of the package where it is left out. */
+    sources?: (() => ClassSources) | undefined;
     /** Power further apart than this is not integrated, ms. */
     maxGapMs: number;
     energy: EnergyBook;
@@ -166,13 +168,14 @@ export class UnitReader implements SourceUnit {
     /** Finds out what the unit's devices are. */
     private async prepare(map: DeviceMap, signal: AbortSignal | undefined): Promise<void> {
         const { chosen, deviceClass } = this.options;
+        const sources = (this.options.sources ?? shippedSources)();
         const names = deviceNames(map);
         const parts: Part[] = [];
         for (const [index, { identity, models }] of map.devices.entries()) {
             const choice = chosen?.find(({ device }) => device === index);
             if (chosen && !choice) continue;
             const ratedW = await this.rating(models, signal);
-            const classes = this.classes(models);
+            const classes = this.classes(models, sources);
             for (const cls of classes.filter((one) => deviceClass === "auto" || one === deviceClass)) {
                 const base = choice?.name || names[index]!;
                 const wish = cls === classes[0] ? base : `${base}-${cls}`;
@@ -184,7 +187,7 @@ export class UnitReader implements SourceUnit {
                     index,
                     identity,
                     models: models.map(({ id }) => id),
-                    bound: cls === "generic" ? [] : bindModels(cls, models, (id) => officialModels.get(id), facts),
+                    bound: cls === "generic" ? [] : bindModels(cls, models, (id) => officialModels.get(id), facts, sources),
                     simulated: isSimulatedDevice(identity?.manufacturer, identity?.options),
                     ratedW,
                     full: this.options.fullModels && !parts.some((part) => part.index === index),
@@ -196,8 +199,8 @@ export class UnitReader implements SourceUnit {
         this.preparedFor = map;
     }
 
-    private classes(models: readonly FoundModel[]): Device["class"][] {
-        const classes = classesOf(models);
+    private classes(models: readonly FoundModel[], sources: ClassSources): Device["class"][] {
+        const classes = classesOf(models, sources);
         return classes.length === 0 && this.options.fullModels ? ["generic"] : classes;
     }
 

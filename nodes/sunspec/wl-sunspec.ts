@@ -5,9 +5,11 @@ import { configNode, configure, parseConfig, resolveEnv } from "../common/config
 import { Lifecycle } from "../common/lifecycle.js";
 import { listenerOf } from "../common/source.js";
 import { StateFile } from "../common/statefile.js";
+import { PointMaps } from "../common/pointmaps.js";
 import { siteOf } from "../common/wl-site.js";
 import { linkSchema, sharedLink } from "../modbus/links.js";
 import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
+import { type ClassSources, loadSources } from "./class-maps.js";
 import { sunspecSchema } from "./config.js";
 import { SunSpecSource } from "./source.js";
 import { survey, type Survey } from "./survey.js";
@@ -16,18 +18,22 @@ import { survey, type Survey } from "./survey.js";
 const SURVEY_LIMIT_MS = 45_000;
 
 export default (RED: NodeAPI): void => {
+    const { userDir } = RED.settings;
+    let maps: PointMaps | undefined;
+    const sources = () => loadSources((maps ??= new PointMaps(userDir ? path.join(userDir, "wattledger", "pointmaps") : undefined)));
+
     RED.nodes.registerType("wl-sunspec", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
         RED.nodes.createNode(this, def);
         configure(this, () => {
             const config = parseConfig(sunspecSchema, def);
             const { siteId } = siteOf(RED, def);
             const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
-            const { userDir } = RED.settings;
             const stateFile = userDir ? new StateFile(path.join(userDir, "wattledger", "sunspec", `${this.id}.json`)) : undefined;
             const lifecycle = new Lifecycle(this);
             const source = new SunSpecSource({
                 config,
                 site: siteId,
+                sources,
                 ...(stateFile && { stateFile }),
                 listener: listenerOf(this, lifecycle),
             });
@@ -38,16 +44,16 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    adminRoute(RED, "/wattledger/sunspec/discover", "wl-sunspec", (def, gone) => look(RED, def, gone));
+    adminRoute(RED, "/wattledger/sunspec/discover", "wl-sunspec", (def, gone) => look(RED, sources, def, gone));
 };
 
 /** Uses the link's connection where it is open, and a temporary one where it is not. */
-async function look(RED: NodeAPI, { link, ...node }: Record<string, unknown>, signal: AbortSignal): Promise<Survey> {
+async function look(RED: NodeAPI, sources: () => ClassSources, { link, ...node }: Record<string, unknown>, signal: AbortSignal): Promise<Survey> {
     const settings = parseConfig(linkSchema, resolveEnv(RED, link));
     const { units, meterPositive, batteryPositive } = parseConfig(sunspecSchema, resolveEnv(RED, node));
     const member = sharedLink(settings).join(settings);
     try {
-        return await survey(member, { units, meterPositive, batteryPositive, signal, limitMs: SURVEY_LIMIT_MS });
+        return await survey(member, { units, meterPositive, batteryPositive, sources, signal, limitMs: SURVEY_LIMIT_MS });
     } finally {
         await member.leave();
     }

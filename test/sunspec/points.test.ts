@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type Canonical, emptyCanonical, isCounter } from "../../dist/common/canonical.js";
 import { isPointName, unitOf } from "../../dist/common/units.js";
+import { type DeviceClass, shippedSources } from "../../dist/sunspec/class-maps.js";
 import { decodeModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { encodeModel } from "../../dist/sunspec/encode.js";
 import { officialModels } from "../../dist/sunspec/model.js";
@@ -10,7 +11,6 @@ import {
     classesOf,
     derive,
     ratingIn,
-    type DeviceClass,
     type DeviceFacts,
 } from "../../dist/sunspec/points.js";
 import { BATTERY, INVERTER, METER } from "./devices.js";
@@ -21,7 +21,7 @@ const FACTS: DeviceFacts = { meterPositive: "auto", batteryPositive: "discharge"
 function read(cls: DeviceClass, models: [id: number, values: ModelValues][], facts: Partial<DeviceFacts> = {}): Canonical {
     const into = emptyCanonical();
     const refs = models.map(([id, values]) => ({ id, bytes: encodeModel(officialModels.get(id)!, values) }));
-    for (const { model, def, extract } of bindModels(cls, refs, (id) => officialModels.get(id), { ...FACTS, ...facts })) {
+    for (const { model, def, extract } of bindModels(cls, refs, (id) => officialModels.get(id), { ...FACTS, ...facts }, shippedSources())) {
         extract(decodeModel(def, model.bytes), into);
     }
     derive(cls, into);
@@ -204,7 +204,7 @@ describe("canonical points", () => {
         // W_SF is register 15 of the model.
         noFactor.writeInt16BE(-0x8000, 15 * 2);
         const into = emptyCanonical();
-        for (const { def, extract } of bindModels("inverter", [{ id: 103 }], (id) => officialModels.get(id), FACTS)) extract(decodeModel(def, noFactor), into);
+        for (const { def, extract } of bindModels("inverter", [{ id: 103 }], (id) => officialModels.get(id), FACTS, shippedSources())) extract(decodeModel(def, noFactor), into);
         assert.equal(into.bad["ac_power_w"], "sf");
         assert.ok(!("ac_power_w" in into.values));
     });
@@ -218,7 +218,7 @@ describe("canonical points", () => {
     });
 
     it("ranks classes and finds ratings", () => {
-        const classes = (...ids: number[]) => classesOf(ids.map((id) => ({ id })));
+        const classes = (...ids: number[]) => classesOf(ids.map((id) => ({ id })), shippedSources());
         assert.deepEqual(classes(1, 103, 120, 160, 124), ["inverter", "battery"]);
         assert.deepEqual(classes(1, 203), ["meter"]);
         assert.deepEqual(classes(1, 160), ["mppt"]);
@@ -238,9 +238,9 @@ describe("canonical points", () => {
             const bytes = Buffer.alloc(800, 1);
             bytes.writeUInt16BE(id, 0);
             bytes.writeUInt16BE(398, 2);
-            for (const cls of classesOf([{ id }])) {
+            for (const cls of classesOf([{ id }], shippedSources())) {
                 const into = emptyCanonical();
-                for (const { extract } of bindModels(cls, [{ id }], () => def, FACTS)) extract(decodeModel(def, bytes), into);
+                for (const { extract } of bindModels(cls, [{ id }], () => def, FACTS, shippedSources())) extract(decodeModel(def, bytes), into);
                 for (const point of [...Object.keys(into.values), ...Object.keys(into.bad), ...Object.keys(into.counters)]) seen.add(point);
             }
         }
@@ -258,9 +258,9 @@ describe("canonical points", () => {
             const bytes = Buffer.from(random);
             bytes.writeUInt16BE(id, 0);
             const def = officialModels.get(id)!;
-            for (const cls of classesOf([{ id }])) {
+            for (const cls of classesOf([{ id }], shippedSources())) {
                 const into = emptyCanonical();
-                for (const { extract } of bindModels(cls, [{ id }], () => def, { ...FACTS, ratedW: 5000 })) extract(decodeModel(def, bytes), into);
+                for (const { extract } of bindModels(cls, [{ id }], () => def, { ...FACTS, ratedW: 5000 }, shippedSources())) extract(decodeModel(def, bytes), into);
                 derive(cls, into);
                 for (const value of Object.values(into.values)) assert.ok(typeof value === "string" || Number.isFinite(value));
                 for (const { wh } of Object.values(into.counters)) assert.ok(Number.isFinite(wh) && wh >= 0);
