@@ -4,8 +4,8 @@ import type * as YamlLibrary from "yaml";
 import { z } from "zod";
 import { errorCode, errorText, WattError } from "./errors.js";
 
-/** Larger files are refused unread. The longest shipped map has a twentieth of it. */
-export const MAX_MAP_BYTES = 256 * 1024;
+/** Larger files are refused unread. A thousand points take about 90 KiB. */
+export const MAX_MAP_BYTES = 128 * 1024;
 
 /** More faults than these are not told at once: the first ones usually explain the rest. */
 const MAX_FAULTS = 20;
@@ -122,6 +122,19 @@ export function headShape() {
     };
 }
 
+let headSchema: ReturnType<typeof buildHead> | undefined;
+
+function buildHead() {
+    return strictMap(headShape());
+}
+
+/** The head of a map, which ends where another key begins. */
+function parseHead(text: string, file: string): MapHead {
+    const keys = Object.keys((headSchema ??= buildHead()).shape).join("|");
+    const end = text.search(new RegExp(`^(?!(?:${keys}):)[\\w-]+:`, "m"));
+    return MapFile.parse(end < 0 ? text : text.slice(0, end), file).check(headSchema);
+}
+
 /** A map's text, read as YAML, with the line of everything in it. Faults are collected, so that a person sees all at once. */
 export class MapFile {
     private readonly faults: MapFault[] = [];
@@ -130,25 +143,25 @@ export class MapFile {
         readonly file: string,
         /** Plain data, unchecked. */
         readonly data: unknown,
-        private readonly lines: ReadonlyMap<string, number>,
+        private readonly lineOfPath: (at: readonly PropertyKey[]) => number,
     ) {}
 
     /** @throws PointMapError POINTMAP_INVALID, POINTMAP_TOO_LARGE */
     static parse(text: string, file: string): MapFile {
         if (text.length > MAX_MAP_BYTES) throw tooLarge(file);
-        const lines = new Map<string, number>();
         const faults: MapFault[] = [];
-        let data: unknown;
+        let read: { data: unknown; lineOfPath: (at: readonly PropertyKey[]) => number } | undefined;
         try {
-            data = readYaml(text, lines, faults);
+            read = readYaml(text, faults);
         } catch (error) {
             faults.push({ line: 1, message: `this cannot be read as YAML: ${clip(errorText(error))}` });
         }
+        const data = read?.data;
         if (faults.length === 0 && (typeof data !== "object" || data === null || Array.isArray(data))) {
             faults.push({ line: 1, message: `a map begins with the key "schema: pointmap/1"; this is ${kindOf(data)}` });
         }
         if (faults.length > 0) throw invalid(file, faults);
-        return new MapFile(file, data, lines);
+        return new MapFile(file, data, read!.lineOfPath);
     }
 
     /** @throws PointMapError POINTMAP_PROTOCOL when another node reads maps like this one. */
@@ -191,19 +204,12 @@ export class MapFile {
 
     /** The line of the value at a path, or of the nearest thing around it that exists. */
     lineOf(at: readonly PropertyKey[]): number {
-        for (let length = at.length; length > 0; length--) {
-            const line = this.lines.get(keyOf(at.slice(0, length)));
-            if (line !== undefined) return line;
-        }
-        return 1;
+        return this.lineOfPath(at);
     }
 }
 
-function keyOf(at: readonly PropertyKey[]): string {
-    return at.map(String).join("\n");
-}
-
-function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]): unknown {
+/** Undefined after noting why it cannot be read. */
+function readYaml(text: string, faults: MapFault[]) {
     // The YAML library is loaded with the first map, not when Node-RED starts.
     const yaml = require("yaml") as typeof YamlLibrary;
     const deep = tooDeep(yaml, text);
@@ -217,18 +223,13 @@ function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]):
     const lineAt = (offset: number) => Math.max(1, lineCounter.linePos(offset).line);
     for (const { message, pos } of [...document.errors, ...document.warnings]) faults.push({ line: lineAt(pos[0]), message: clip(message) });
     if (faults.length > 0) return undefined;
-    const visit = (node: unknown, at: readonly PropertyKey[], depth: number): void => {
+    const visit = (node: unknown, at: string, depth: number): void => {
         if (!yaml.isNode(node)) return;
-        const line = lineAt(node.range?.[0] ?? 0);
-        const refuse = (message: string) => faults.push({ line, message });
+        const refuse = (message: string) => faults.push({ line: lineAt(node.range?.[0] ?? 0), message });
         if (depth > MAX_DEPTH) refuse(TOO_DEEP);
         else if (yaml.isAlias(node)) refuse(`the alias *${clip(node.source)} is not taken: write the value out`);
-        else if (yaml.isSeq(node)) {
-            for (const [index, item] of node.items.entries()) {
-                if (yaml.isNode(item)) lines.set(keyOf([...at, index]), lineAt(item.range?.[0] ?? 0));
-                visit(item, [...at, index], depth + 1);
-            }
-        } else if (yaml.isMap(node)) {
+        else if (yaml.isSeq(node)) for (const item of node.items) visit(item, at, depth + 1);
+        else if (yaml.isMap(node)) {
             const seen = new Set<string>();
             for (const { key, value } of node.items) {
                 if (!yaml.isScalar(key)) {
@@ -236,16 +237,28 @@ function readYaml(text: string, lines: Map<string, number>, faults: MapFault[]):
                     continue;
                 }
                 const name = String(key.value);
-                const keyLine = lineAt(key.range?.[0] ?? 0);
-                if (seen.has(name)) faults.push({ line: keyLine, message: `${clip([...at, name].map(String).join("."))}: is there twice: remove one` });
+                if (seen.has(name)) faults.push({ line: lineAt(key.range?.[0] ?? 0), message: `${clip(at + name)}: is there twice: remove one` });
                 seen.add(name);
-                lines.set(keyOf([...at, name]), keyLine);
-                visit(value, [...at, name], depth + 1);
+                visit(value, `${at}${name}.`, depth + 1);
             }
         }
     };
-    visit(document.contents, [], 0);
-    return faults.length > 0 ? undefined : document.toJS({ maxAliasCount: 0 });
+    visit(document.contents, "", 0);
+    if (faults.length > 0) return undefined;
+    const lineOfPath = (at: readonly PropertyKey[]): number => {
+        let [node, line]: [unknown, number] = [document.contents, 1];
+        for (const step of at) {
+            const key = String(step);
+            const pair = yaml.isMap(node) ? node.items.find((one) => yaml.isScalar(one.key) && String(one.key.value) === key) : undefined;
+            const next = pair ?? (yaml.isSeq(node) ? node.items[Number(key)] : undefined);
+            if (next === undefined) break;
+            const shown = pair ? pair.key : next;
+            line = lineAt((yaml.isNode(shown) && shown.range?.[0]) || 0);
+            node = pair ? pair.value : next;
+        }
+        return line;
+    };
+    return { data: document.toJS({ maxAliasCount: 0 }) as unknown, lineOfPath };
 }
 
 /**
@@ -333,7 +346,8 @@ export interface MapEntry {
 /** Maps by id: those of the package, and those of the user's folder, which take the place of a shipped one with the same id. */
 export class PointMaps {
     private shippedEntries: ReadonlyMap<string, MapEntry> | undefined;
-    private readonly loaded = new Map<string, { stamp: string; parse: unknown; map: unknown }>();
+    /** By how they were parsed, and by id. */
+    private readonly loaded = new Map<unknown, Map<string, { stamp: string; map: unknown }>>();
 
     /** @param userFolder Need not exist; it is looked at again whenever a map is asked for. */
     constructor(
@@ -353,13 +367,20 @@ export class PointMaps {
      */
     load<T extends { id: string }>(id: string, parse: (text: string, file: string) => T): T {
         const { file } = this.find(id);
-        const { text, stamp } = this.read(file, this.loaded.get(id)?.stamp);
-        const known = this.loaded.get(id);
-        if (known && known.stamp === stamp && known.parse === parse) return known.map as T;
-        const map = parse(text ?? this.read(file).text!, file);
+        let parsed = this.loaded.get(parse);
+        if (!parsed) this.loaded.set(parse, (parsed = new Map()));
+        const known = parsed.get(id);
+        const { text, stamp } = this.read(file, known?.stamp);
+        if (known && text === undefined) return known.map as T;
+        const map = parse(text!, file);
         if (map.id !== id) throw invalid(file, [{ line: 1, message: `the map's id is ${map.id}: rename the file to ${map.id}.yaml, or change the id to ${id}` }]);
-        this.loaded.set(id, { stamp, parse, map });
+        parsed.set(id, { stamp, map });
         return map;
+    }
+
+    /** What a map says of itself; the rest of it is not looked at. @throws PointMapError */
+    head(id: string): MapHead {
+        return this.load(id, parseHead);
     }
 
     /** @throws PointMapError POINTMAP_NOT_FOUND */

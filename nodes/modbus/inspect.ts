@@ -24,8 +24,9 @@ export interface MapChoice {
 export function listChoices(maps: PointMaps): MapChoice[] {
     const choices = maps.list().flatMap(({ id, origin }): MapChoice[] => {
         try {
-            const { class: cls, vendor, models } = maps.load(id, parseModbusMap);
-            return [{ id, class: cls, vendor, models, origin }];
+            // The maps of the package are right; of the user's one wants to know before choosing.
+            const { class: cls, vendor, models, protocol } = origin === "shipped" ? maps.head(id) : maps.load(id, parseModbusMap);
+            return protocol === "modbus" ? [{ id, class: cls, vendor, models, origin }] : [];
         } catch (error) {
             const isForeign = error instanceof PointMapError && error.code === "POINTMAP_PROTOCOL";
             return isForeign ? [] : [{ id, class: "faulty", vendor: "", models: [], origin }];

@@ -60,8 +60,8 @@ describe("a point map's text", () => {
         ["a text", "hello", /line 1: .*the text "hello"/],
         ["deep brackets", `a: ${"[".repeat(50_000)}`, /line 1: nothing in a map is nested/],
         ["deep brackets that end", `a:\n  b: ${"[".repeat(5000)}${"]".repeat(5000)}`, /line 2: nothing in a map is nested/],
-        ["many dashes", "- ".repeat(100_000), /line 1: nothing in a map is nested/],
-        ["deep indentation", Array.from({ length: 700 }, (_, i) => `${" ".repeat(i)}a:\n`).join(""), /nested/],
+        ["many dashes", "- ".repeat(40_000), /line 1: nothing in a map is nested/],
+        ["deep indentation", Array.from({ length: 400 }, (_, i) => `${" ".repeat(i)}a:\n`).join(""), /nested/],
         ["protocol mqtt", MAP.replace("protocol: modbus", "protocol: mqtt"), /line 7: protocol mqtt is read by wl-mqtt-device: choose a map of protocol modbus for wl-modbus/],
         ["another protocol", MAP.replace("protocol: modbus", "protocol: modbuss"), /line 7: protocol: "modbuss" is not known: did you mean "modbus"\?/],
     ];
@@ -129,6 +129,16 @@ describe("point maps by id", () => {
         const list = new PointMaps(path.join(folder, "none")).list();
         assert(list.some(({ id, origin }) => id === "eastron-sdm630" && origin === "shipped"));
         assert(!list.some(({ id }) => id.startsWith("model_")));
+    });
+
+    it("tell what they are for without the rest being looked at", () => {
+        const { class: cls, vendor, models, protocol } = new PointMaps().head("eastron-sdm72-v2");
+        assert.deepEqual([cls, vendor, models.length, protocol], ["meter", "Eastron", 2, "modbus"]);
+        for (const { id } of new PointMaps().list()) assert.equal(new PointMaps().head(id).id, id);
+        writeFileSync(path.join(folder, "my-meter.yaml"), `${HEAD}points: nonsense\n`);
+        assert.equal(new PointMaps(folder).head("my-meter").vendor, "Mine");
+        writeFileSync(path.join(folder, "my-meter.yaml"), MAP.replace("vendor: Mine\n", ""));
+        assert.match(failure(() => new PointMaps(folder).head("my-meter")).message, /vendor: must be a text/);
     });
 
     it("of the user are found, also in folders, and read again when they have changed", () => {
