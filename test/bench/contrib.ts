@@ -16,6 +16,8 @@ const OVERRIDES = { "@openp4nr/modbus-serial": "npm:modbus-serial@8.0.25" };
 const ADDRESS = 40_000;
 const POINTS = 60;
 const REGISTERS = 2 * POINTS;
+/** The value of the last point, V. */
+const LAST = 159;
 
 interface Side {
     red: NodeRed;
@@ -33,15 +35,15 @@ interface Side {
 export async function run(quick = false): Promise<Row[]> {
     const [rounds, ms] = quick ? [1, 1_000] : [5, 5_000];
     const image = Buffer.alloc(2 * REGISTERS);
-    for (let i = 0; i < POINTS; i++) image.writeFloatBE(100 + i, 4 * i);
+    for (let i = 0; i < POINTS; i++) image.writeFloatBE(LAST + 1 - POINTS + i, 4 * i);
     const peer = await startLibmodbus(image);
     const dirs = [await makeUserDir(), await makeDir("wl-contrib-")] as const;
     const reds: NodeRed[] = [];
     try {
         await install(dirs[1]);
-        reds.push(await startNodeRed({ userDir: dirs[0], flows: [...ours(peer), ...loop("wl", `Object.keys(msg.payload).length === ${POINTS}`, "{}")] }));
+        reds.push(await startNodeRed({ userDir: dirs[0], flows: [...ours(peer), ...loop("wl", `msg.payload.string_${POINTS}_voltage_v === ${LAST}`, "{}")] }));
         const request = JSON.stringify({ payload: { value: 0, fc: 3, unitid: 1, address: ADDRESS, quantity: REGISTERS } });
-        reds.push(await startNodeRed({ userDir: dirs[1], flows: [...theirs(peer), ...loop("contrib", `msg.payload.length === ${REGISTERS}`, request)] }));
+        reds.push(await startNodeRed({ userDir: dirs[1], flows: [...theirs(peer), ...loop("contrib", `msg.payload[${REGISTERS - 2}] === ${image.readUInt16BE(2 * REGISTERS - 4)}`, request)] }));
         const sides = reds.map((red): Side => ({ red, rates: [], cpu: [] }));
         for (let round = 0; round < rounds; round++) for (const side of sides) await measure(side, ms);
         return rows(sides[0]!, sides[1]!);
