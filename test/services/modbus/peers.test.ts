@@ -25,10 +25,11 @@ const PEERS: Record<string, { start: () => Promise<Served>; units: number[]; out
         outside: holding(1, 195, 10),
         most: 500,
     },
+    "pymodbus server over UDP": { start: async () => served(await startPymodbus("udp"), "udp"), units: [1, 3], outside: holding(1, 195, 10), most: 500 },
     "pymodbus server on a serial line": { start: serveSerial, units: [1, 3], outside: holding(1, 195, 10), most: 300 },
 };
 
-function served(peer: Peer, transport: "tcp" | "rtutcp" = "tcp"): Served {
+function served(peer: Peer, transport: "tcp" | "rtutcp" | "udp" = "tcp"): Served {
     return { endpoint: { ...peer, transport }, stop: () => peer.stop() };
 }
 

@@ -7,7 +7,7 @@ import asyncio, sys
 from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext, ModbusSparseDataBlock
 from pymodbus.framer.rtu_framer import ModbusRtuFramer
 from pymodbus.framer.socket_framer import ModbusSocketFramer
-from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer
+from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer, ModbusUdpServer
 
 def word(unit, function, address):
     return (unit * 7919 + function * 104729 + address * 31 + 17) & 0xFFFF
@@ -27,17 +27,19 @@ async def main():
         await server.start()
         print(0, flush=True)
         await server.serve_forever()
+    is_udp = sys.argv[1] == "udp"
     framer = ModbusRtuFramer if sys.argv[1] == "rtutcp" else ModbusSocketFramer
-    server = ModbusTcpServer(context, framer=framer, address=("127.0.0.1", 0), ignore_missing_slaves=True)
+    server = (ModbusUdpServer if is_udp else ModbusTcpServer)(context, framer=framer, address=("127.0.0.1", 0), ignore_missing_slaves=True)
     task = asyncio.create_task(server.serve_forever())
     await server.serving
-    print(server.server.sockets[0].getsockname()[1], flush=True)
+    name = server.protocol.get_extra_info("sockname") if is_udp else server.server.sockets[0].getsockname()
+    print(name[1], flush=True)
     await task
 
 asyncio.run(main())
 `;
 
 /** Debian's pymodbus as a server; needs python3-pymodbus and python3-serial-asyncio. @param line Device of the serial line. */
-export function startPymodbus(transport: "tcp" | "rtutcp" | "rtu" = "tcp", line = ""): Promise<Peer> {
+export function startPymodbus(transport: "tcp" | "rtutcp" | "udp" | "rtu" = "tcp", line = ""): Promise<Peer> {
     return startPeer(spawn("/usr/bin/python3", ["-c", SOURCE, transport, line], { stdio: ["ignore", "pipe", "ignore"] }), () => undefined);
 }
