@@ -56,7 +56,7 @@ export class MapUnit implements SourceUnit {
     private readonly clock: Clock;
     private readonly blocks: BlockReader<MapItem>;
     private readonly names: ReadonlySet<string>;
-    private decoder: MapDecoder;
+    private readonly decoder: MapDecoder;
     private identified = false;
     /** The next request is sent although the unit is left alone after failures. */
     private probing = false;
@@ -143,7 +143,6 @@ export class MapUnit implements SourceUnit {
         }
         this.identified = true;
         this.trouble = undefined;
-        this.decoder = new MapDecoder(this.options.map);
     }
 
     private async check(rule: IdentifyRule, signal: AbortSignal): Promise<string | undefined> {
@@ -152,6 +151,7 @@ export class MapUnit implements SourceUnit {
             return rule.check(await this.ask({ unit: this.unit, table, address, quantity: size, signal }));
         } catch (error) {
             if (error instanceof ModbusError && REFUSALS.has(error.exception ?? 0)) return `it refuses ${table} ${address}`;
+            this.trouble = undefined;
             throw error;
         }
     }
@@ -159,6 +159,7 @@ export class MapUnit implements SourceUnit {
     private stranger(wrong: string): WattError {
         const { vendor, models, id } = this.options.map;
         this.trouble = "wrong device";
+        this.blocks.forget();
         return new WattError("MODBUS_WRONG_DEVICE", `Unit ${this.unit} is no ${vendor} ${models[0] ?? ""} (map ${id}): ${wrong}. Check the unit id and the device map.`);
     }
 
@@ -172,7 +173,10 @@ export class MapUnit implements SourceUnit {
             if (answers.size === 0) answers = read;
             else for (const [item, answer] of read) answers.set(item, answer);
             const silence = silenceOf(answers);
-            if (silence) throw silence;
+            if (!silence) continue;
+            // Whoever answers next may be another device: on a bus they are exchanged without the link noticing.
+            this.identified = false;
+            throw silence;
         }
         return answers;
     }

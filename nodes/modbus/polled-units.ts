@@ -50,7 +50,7 @@ export class PolledUnits<U extends SourceUnit> {
     /** @param busy The status until the first unit was asked. */
     constructor(
         private readonly options: SourceOptions,
-        private readonly polling: Pick<PollOptions, "groups" | "unidentified">,
+        private readonly polling: Pick<PollOptions, "groups" | "unidentified" | "news">,
         private readonly report: ReportOptions,
         private readonly busy: string,
     ) {

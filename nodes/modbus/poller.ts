@@ -33,6 +33,8 @@ export interface PollOptions {
     groups: readonly PollGroup[];
     /** The code of the error that says that the unit is not what it should be: that is looked at less and less often. */
     unidentified: string;
+    /** The code of an error that is told of in the middle of an outage too. */
+    news?: string;
     /** How often a device that does not answer is told of, ms. */
     heartbeatMs: number;
     clock?: Clock;
@@ -75,7 +77,8 @@ export class UnitPoller<U extends PolledUnit = PolledUnit> {
     private readonly fast: readonly PollGroup[];
     private readonly slow: readonly (PollGroup & { dueAt: number })[];
     private failures = 0;
-    private faulty = false;
+    /** The code that was told of. */
+    private told: string | undefined;
     private identifyAt = -Infinity;
     private toldLostAt = -Infinity;
     private polling: Promise<void> | undefined;
@@ -162,8 +165,8 @@ export class UnitPoller<U extends PolledUnit = PolledUnit> {
         this.state = fault ? "partly" : "ok";
         for (const reading of readings) this.listener.onReading(reading);
         if (fault) this.report(fault);
-        else if (this.faulty) {
-            this.faulty = false;
+        else if (this.told !== undefined) {
+            this.told = undefined;
             this.listener.onRecovered();
         }
     }
@@ -189,8 +192,9 @@ export class UnitPoller<U extends PolledUnit = PolledUnit> {
 
     private report(error: WattError): void {
         // A lost connection is told of by the link, once for all its units.
-        if (this.faulty || error.code === "MODBUS_CLOSED") return;
-        this.faulty = true;
+        if (error.code === "MODBUS_CLOSED" || error.code === this.told) return;
+        if (this.told !== undefined && error.code !== this.options.news) return;
+        this.told = error.code;
         this.listener.onFault(error);
     }
 

@@ -14,7 +14,8 @@ export class ModbusSource {
     constructor(private readonly options: SourceOptions & { config: ModbusConfig; map: ModbusMap }) {
         const { config, map } = options;
         this.groups = readGroups(map, config.periods);
-        this.units = new PolledUnits(options, { groups: this.groups, unidentified: "MODBUS_WRONG_DEVICE" }, reportOptions(config), "identifying");
+        const wrong = "MODBUS_WRONG_DEVICE";
+        this.units = new PolledUnits(options, { groups: this.groups, unidentified: wrong, news: wrong }, reportOptions(config), "identifying");
     }
 
     /** Works until aborted; resolves then. */

@@ -109,11 +109,13 @@ export class MapRig {
     }
 
     /** The next message that fits. */
-    async next<M = ReadingMessage>(fits: (msg: M) => boolean = () => true, id = "out"): Promise<M> {
-        for (;;) {
-            const [msg] = (await once(helper.getNode(id), "input")) as [M];
-            if (fits(msg)) return msg;
-        }
+    next<M = ReadingMessage>(fits: (msg: M) => boolean = () => true, id = "out"): Promise<M> {
+        // Node-RED passes over a listener when another one is taken away while it calls them: none is.
+        return new Promise((resolve) => {
+            helper.getNode(id).on("input", (msg) => {
+                if (fits(msg as M)) resolve(msg as M);
+            });
+        });
     }
 
     /** Everything that reaches the Catch node from now on. */

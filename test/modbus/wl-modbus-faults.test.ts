@@ -55,7 +55,7 @@ describe("wl-modbus in trouble", () => {
         await rig.shows("red wrong device");
         // Where no poll fell into the outage, the first wrong answer is a mishap and the second is told of.
         await told;
-        assert.deepEqual(caught.map(({ error }) => error.code), ["MODBUS_CLOSED", "MODBUS_WRONG_DEVICE"]);
+        assert.deepEqual(caught.map(({ error }) => error.code).filter((code) => code !== "MODBUS_TIMEOUT"), ["MODBUS_CLOSED", "MODBUS_WRONG_DEVICE"]);
     });
 
     it("tells of a silent unit once, and goes on with the others", async () => {
@@ -76,6 +76,24 @@ describe("wl-modbus in trouble", () => {
         clearInterval(asking);
         assert.equal(back.payload["ac_power_w"], -2500);
         assert.equal(caught.length, 1);
+    });
+
+    it("looks who it is when a unit was silent: devices on a bus are exchanged", async () => {
+        await rig.load({}, { timeoutMs: 60 });
+        await rig.next(good);
+        const caught = rig.caught();
+        const told = rig.next<(typeof caught)[number]>(({ error }) => error.code === "MODBUS_WRONG_DEVICE", "caught");
+        rig.units.delete(1);
+        const asking = setInterval(pollNow, 100);
+        await rig.next(({ reading }) => reading.quality === "bad");
+        rig.units.set(1, meterWords().set(IDENTITY, 5));
+        let sent = 0;
+        helper.getNode("out").on("input", () => sent++);
+        await rig.shows("red wrong device");
+        clearInterval(asking);
+        assert.equal(sent, 0);
+        await told;
+        assert.deepEqual(caught.map(({ error }) => error.code).filter((code) => code !== "MODBUS_CLOSED"), ["MODBUS_TIMEOUT", "MODBUS_WRONG_DEVICE"]);
     });
 
     it("reads around registers that the device refuses, and says which points are missing", async () => {

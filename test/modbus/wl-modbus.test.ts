@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { parseReading } from "../../dist/common/reading.js";
-import { helper } from "../node-red.js";
-import { MapRig } from "./map-rig.js";
+import { parseReading, type ReadingMessage } from "../../dist/common/reading.js";
+import wlSimPlant from "../../dist/simulate/wl-sim-plant.js";
+import { coreNode, helper, root } from "../node-red.js";
+import { type FlowNode, MapRig, TYPES } from "./map-rig.js";
 import { METER_MAP, meterWords } from "./meter.js";
 
 describe("wl-modbus", () => {
@@ -104,6 +106,19 @@ describe("wl-modbus", () => {
         writeFileSync(path.join(folder, "test-meter.yaml"), METER_MAP);
         await rig.load({ map: "test-meter", mapText: "" });
         assert.equal((await rig.next()).payload["ac_power_w"], -2500);
+    });
+
+    it("the example reads the simulated plant", async () => {
+        const file = path.join(root, "examples", "modbus", "01 Read a meter by a map.json");
+        const nodes = JSON.parse(readFileSync(file, "utf8")) as FlowNode[];
+        for (const node of nodes) if (node["port"] === "1503") node["port"] = String(rig.server.port);
+        await rig.server.stop();
+        const types = ["20-inject", "21-debug", "90-comment"].map((name) => coreNode(`common/${name}`));
+        await helper.load([...TYPES, wlSimPlant, ...types], nodes);
+        const [msg] = (await once(helper.getNode("wlmodbus0000show"), "input")) as [ReadingMessage];
+        assert.deepEqual([msg.topic, msg.reading.class], ["home/grid", "meter"]);
+        assert.equal(typeof msg.payload["ac_power_w"], "number");
+        assert.equal(typeof msg.payload["ac_energy_import_wh"], "number");
     });
 
     it("says what is missing instead of failing", async () => {
