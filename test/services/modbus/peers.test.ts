@@ -73,6 +73,24 @@ for (const [name, { start, units, outside, most: reads }] of Object.entries(PEER
             });
         }
 
+        it("keeps registers and coils that are written, one or many", async () => {
+            const unit = units[0]!;
+            // Beyond what the other tests read.
+            for (const [i, quantity] of [1, 2, 3, 20, 50].entries()) {
+                const address = 2_900 + i;
+                const values = Array.from({ length: quantity }, (_, at) => (at * 4_099 + i * 257 + 5) & 0xffff);
+                await member.write({ unit, table: "holding", address, values, ...(i === 0 && { multiple: true }) });
+                const data = await member.read({ unit, table: "holding", address, quantity });
+                assert.deepEqual(values, Array.from({ length: quantity }, (_, at) => data.readUInt16BE(2 * at)));
+                const bits = values.map((value) => (value >> 3) & 1);
+                await member.write({ unit, table: "coil", address, values: bits });
+                const packed = await member.read({ unit, table: "coil", address, quantity });
+                assert.deepEqual(bits, Array.from({ length: quantity }, (_, at) => (packed[at >> 3]! >> (at & 7)) & 1));
+            }
+            await member.write({ unit, table: "holding", address: 2_990, values: [0xbeef] });
+            assert.equal((await member.read({ unit, table: "holding", address: 2_990, quantity: 1 })).toString("hex"), "beef");
+        });
+
         it("refuses what it has not, and goes on", async () => {
             await assert.rejects(member.read(outside), { code: "MODBUS_EXCEPTION", exception: 2 });
             await member.read(holding(1));
