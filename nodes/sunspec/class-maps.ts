@@ -179,6 +179,11 @@ export function loadSources(maps: PointMaps): ClassSources {
     return sources;
 }
 
+/** Which maps of the package a user's take the place of, a sentence each. */
+export function replacements(maps: PointMaps): string[] {
+    return maps.list().flatMap(({ id, notice }) => (id.startsWith(PREFIX) && notice !== undefined ? [notice] : []));
+}
+
 let shipped: ClassSources | undefined;
 
 /** The maps of the package alone, loaded when they are first asked for. */

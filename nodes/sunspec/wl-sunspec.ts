@@ -9,7 +9,7 @@ import { PointMaps } from "../common/pointmaps.js";
 import { siteOf } from "../common/wl-site.js";
 import { linkSchema, sharedLink } from "../modbus/links.js";
 import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
-import { type ClassSources, loadSources } from "./class-maps.js";
+import { type ClassSources, loadSources, replacements } from "./class-maps.js";
 import { sunspecSchema } from "./config.js";
 import { SunSpecSource } from "./source.js";
 import { survey, type Survey } from "./survey.js";
@@ -19,8 +19,8 @@ const SURVEY_LIMIT_MS = 45_000;
 
 export default (RED: NodeAPI): void => {
     const { userDir } = RED.settings;
-    let maps: PointMaps | undefined;
-    const sources = () => loadSources((maps ??= new PointMaps(userDir ? path.join(userDir, "wattledger", "pointmaps") : undefined)));
+    const maps = new PointMaps(userDir ? path.join(userDir, "wattledger", "pointmaps") : undefined);
+    const sources = () => loadSources(maps);
 
     RED.nodes.registerType("wl-sunspec", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
         RED.nodes.createNode(this, def);
@@ -40,6 +40,7 @@ export default (RED: NodeAPI): void => {
             const reader = link.register(this, (state) => source.linkChanged(state));
             lifecycle.onClose(() => link.deregister(this));
             lifecycle.onInput((_msg, _send, signal) => source.pollNow(signal));
+            for (const notice of replacements(maps)) this.log(notice);
             lifecycle.run((signal) => source.run(reader, signal));
         });
     });

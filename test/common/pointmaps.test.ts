@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { MAX_MAP_BYTES, PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
 import { modbusMapSchema } from "../../dist/modbus/map-schema.js";
 import { parseModbusMap } from "../../dist/modbus/map.js";
+import { parseUserMap } from "../../dist/sunspec/class-maps.js";
 
 /** The error of something that must fail. */
 function failure(task: () => unknown): PointMapError {
@@ -108,9 +109,10 @@ describe("a point map's text", () => {
 describe("the page on writing maps", () => {
     const page = readFileSync(path.join(__dirname, "../../docs/pointmaps.md"), "utf8");
 
-    it("has an example that is a map", () => {
-        const [, text = ""] = /```yaml\n(schema[^]*?)```/.exec(page) ?? [];
-        assert.equal(parseModbusMap(text, "my-meter.yaml").points.length, 3);
+    it("has examples that are maps", () => {
+        const [modbus = "", sunspec = ""] = [...page.matchAll(/```yaml\n(schema[^]*?)```/g)].map(([, text = ""]) => text);
+        assert.equal(parseModbusMap(modbus, "my-meter.yaml").points.length, 3);
+        assert.equal(parseUserMap(sunspec, "sunspec-limits.yaml").sources.length, 1);
     });
 
     it("explains every key", () => {

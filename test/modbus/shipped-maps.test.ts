@@ -5,8 +5,8 @@ import YAML from "yaml";
 import { PointMaps } from "../../dist/common/pointmaps.js";
 import { isPointName, unitOf } from "../../dist/common/units.js";
 import { MapDecoder } from "../../dist/modbus/map-decoder.js";
-import { type MapItem, type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
-import { planReads } from "../../dist/modbus/plan.js";
+import { type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
+import { planReads, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
 
 /** One answer of a device, written by hand from its documents, and what it means. */
@@ -30,7 +30,7 @@ function goldens(id: string): Golden[] {
 }
 
 /** The item's bytes; a register that the frame does not have is an error of the fixture. */
-function bytesOf(item: MapItem, golden: Golden): Buffer {
+function bytesOf(item: ReadItem, golden: Golden): Buffer {
     const cells = new Map<string, string>();
     for (const { table, address, hex } of golden.registers) {
         for (const [index, word] of hex.split(" ").entries()) cells.set(`${table} ${address + index}`, word);
@@ -87,6 +87,15 @@ describe("shipped point maps", () => {
                 }
             });
 
+            it("knows its device by the golden frames", () => {
+                for (const golden of goldens(id)) {
+                    for (const rule of map.identify) {
+                        const isThere = golden.registers.some(({ table, address, hex }) => table === rule.table && address <= rule.address && rule.address + rule.size <= address + hex.split(" ").length);
+                        if (isThere && !/night|wait|idle/.test(golden.name)) assert.equal(rule.check(bytesOf(rule, golden)), undefined);
+                    }
+                }
+            });
+
             it("says where its facts are from, names points by our rules and permits no writing", () => {
                 assert(map.source.doc ?? map.source.url);
                 for (const { name, unit } of map.points) {
@@ -97,6 +106,18 @@ describe("shipped point maps", () => {
             });
         });
     }
+
+    it("take no Growatt of protocol 1.39 for a MIN, whose registers mean other things there", () => {
+        const fits = (typeCode: number, mode: number, frequency: number) =>
+            load("growatt-min-tl-x").identify.every((rule) => {
+                const word = Buffer.alloc(2);
+                word.writeUInt16BE(rule.table === "holding" ? typeCode : rule.address === 3000 ? mode : frequency);
+                return rule.check(word) === undefined;
+            });
+        // In 1.39, 3000 is the work mode and 3025 the high word of the power to the grid, in W.
+        assert(fits(5200, 1, 5001) && fits(5201, 1, 4998) && fits(0, 1, 5001));
+        assert(!fits(5400, 1, 5001) && !fits(5200, 0, 0) && !fits(0, 2, 0) && !fits(3502, 5, 0) && !fits(0, 7, 5001));
+    });
 
     it("do not believe a meter's answer that is shifted by one value", () => {
         for (const id of ids) {

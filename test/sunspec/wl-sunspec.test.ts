@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
 import { parseReading, type ReadingMessage } from "../../dist/common/reading.js";
@@ -79,6 +79,31 @@ describe("wl-sunspec", () => {
         assert.equal((await rig.next()).topic, "home/grid");
         assert.equal((await rig.next()).topic, "home/grid");
         assert.ok(rig.server.server.asked.every(({ unit }) => unit === 2));
+    });
+
+    it("reads what a map in the user directory adds, and says where the map is wrong", async () => {
+        const folder = path.join(rig.userDir, "wattledger", "pointmaps");
+        mkdirSync(folder, { recursive: true });
+        const map = (from: string) => `schema: pointmap/1
+id: sunspec-mine
+class: meter
+vendor: Mine
+models: [mine]
+source: {doc: my notes, verified: device, date: 2026-11-21}
+protocol: sunspec
+sources:
+  - {part: mine, models: [203], points: {grid_frequency_hz: ${from}}}
+`;
+        writeFileSync(path.join(folder, "sunspec-mine.yaml"), map("Hz"));
+        await rig.load({ units: "2" });
+        const { payload } = await rig.next();
+        assert.deepEqual([typeof payload["grid_frequency_hz"], payload["grid_frequency_hz"]], ["number", payload["ac_frequency_hz"]]);
+        await helper.unload();
+        writeFileSync(path.join(folder, "sunspec-mine.yaml"), map("Hertz"));
+        await rig.load({ units: "2" });
+        const { error } = await rig.next<{ error: { message: string; code: string } }>(undefined, "caught");
+        assert.equal(error.code, "POINTMAP_INVALID");
+        assert.match(error.message, /sunspec-mine\.yaml, line 9: .*no model of this source has Hertz/);
     });
 
     it("says what is missing instead of failing", async () => {
