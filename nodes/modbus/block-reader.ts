@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import { contains, type Hole, Holes, keyOf, SizeLimit } from "./learned.js";
+import { contains, errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, SizeLimit } from "./learned.js";
 import { describe, isBits } from "./pdu.js";
 import { type Block, hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
@@ -161,7 +161,7 @@ class Memory {
 
     failed(items: readonly Span[], error: ModbusError): void {
         const span = hull(items);
-        this.suspect = { span, cutAt: middleOf(items), isOne: isOne(items), error };
+        this.suspect = { span, cutAt: middleOf(items), isOne: isOne(items), refusal: refusalOf(error) };
         const { times = 0 } = this.failures.get(keyOf(span)) ?? {};
         // While the unit is away its reads are not to blame.
         this.failures.set(keyOf(span), { span, times: this.isHeard ? times + 1 : Math.max(times, 1) });
@@ -196,7 +196,7 @@ interface Suspect {
     /** Where it can be parted without cutting an item. */
     cutAt: number | undefined;
     isOne: boolean;
-    error: ModbusError;
+    refusal: Refusal;
 }
 
 /** One call of `read`. */
@@ -206,7 +206,7 @@ class Pass<I extends ReadItem> {
     private retries = BUSY_TRIES_A_CALL;
     private isAnswered = false;
     /** Refused twice; known only once the unit answers something else after it. */
-    private pending: { span: Span; asked: Span; error: ModbusError }[] = [];
+    private pending: { span: Span; asked: Span; refusal: Refusal }[] = [];
 
     constructor(
         private readonly reader: ModbusReader,
@@ -222,7 +222,7 @@ class Pass<I extends ReadItem> {
             const { blocks } = plan();
             for (const item of items) {
                 const hole = this.memory.holes.at(item);
-                if (hole) this.results.set(item, hole.error);
+                if (hole) this.results.set(item, errorOf(hole.refusal));
             }
             const refused: { items: I[]; error: ModbusError }[] = [];
             let clean = true;
@@ -237,7 +237,10 @@ class Pass<I extends ReadItem> {
             if (this.isAnswered && clean) await this.tryLonger(longer);
         } catch (error) {
             if (!(error instanceof ModbusError)) throw error;
-            for (const item of items) if (!this.results.has(item)) this.results.set(item, this.memory.holes.at(item)?.error ?? error);
+            for (const item of items) {
+                const hole = this.memory.holes.at(item);
+                if (!this.results.has(item)) this.results.set(item, hole ? errorOf(hole.refusal) : error);
+            }
         }
     }
 
@@ -271,14 +274,14 @@ class Pass<I extends ReadItem> {
         return others[this.memory.turn++ % Math.max(1, others.length)];
     }
 
-    private blame({ span, cutAt, isOne: isSingle, error }: Suspect): void {
+    private blame({ span, cutAt, isOne: isSingle, refusal }: Suspect): void {
         const { holes, failures } = this.memory;
         const limit = this.memory.limit(span.table);
         const { times = 0 } = failures.get(keyOf(span)) ?? {};
         if (!isSingle && limit.blames(span.size) === "new") limit.unanswered(span.size, this.now());
         else if (times < 2) return;
-        else if (isSingle || cutAt === undefined) holes.add(span, span, error, this.now());
-        else holes.add({ table: span.table, address: cutAt, size: 0 }, span, error, this.now());
+        else if (isSingle || cutAt === undefined) holes.add(span, span, refusal, this.now());
+        else holes.add({ table: span.table, address: cutAt, size: 0 }, span, refusal, this.now());
         failures.delete(keyOf(span));
     }
 
@@ -360,7 +363,7 @@ class Pass<I extends ReadItem> {
     }
 
     private refuse(span: Span, error: ModbusError, asked = span): void {
-        this.pending.push({ span, asked, error });
+        this.pending.push({ span, asked, refusal: refusalOf(error) });
     }
 
     private maySearch(): boolean {
@@ -442,7 +445,7 @@ class Pass<I extends ReadItem> {
         this.memory.answered(span);
         this.memory.limit(span.table).answered(span.size);
         if ((!good || span.size <= good.size) && !this.isBarrier(span)) this.memory.good = span;
-        for (const { span: refused, asked, error } of this.pending) holes.add(refused, asked, error, this.now());
+        for (const { span: refused, asked, refusal } of this.pending) holes.add(refused, asked, refusal, this.now());
         this.pending = [];
     }
 

@@ -1,17 +1,31 @@
 import type { Span } from "./plan.js";
-import type { ModbusError } from "./transport.js";
+import { ModbusError, type ModbusErrorCode } from "./transport.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 /** A refused range is tried again after this long, then after twice as long each time, up to a day: a device may be busy starting. */
 const FIRST_RECHECK_MS = HOUR_MS / 4;
 
+/** How a read failed. What is remembered is no Error: its stack would hold on to the call that it is from, and so to all before. */
+export interface Refusal {
+    readonly code: ModbusErrorCode;
+    readonly message: string;
+    readonly exception: number | undefined;
+}
+
+export function refusalOf({ code, message, exception }: ModbusError): Refusal {
+    return { code, message, exception };
+}
+
+export function errorOf({ code, message, exception }: Refusal): ModbusError {
+    return new ModbusError(code, message, exception === undefined ? {} : { exception });
+}
+
 /** What a device refused to read; of size 0 it is the address that no read may reach across. */
 export interface Hole extends Readonly<Span> {
     /** The read that was refused: the hole itself, or the shortest one across it. */
     readonly asked: Span;
-    /** How it was refused. */
-    readonly error: ModbusError;
+    readonly refusal: Refusal;
     /** When to try again, on the monotonic clock. */
     retryAt: number;
     waitMs: number;
@@ -32,10 +46,10 @@ export class Holes {
         return this.known.size === 0 ? undefined : this.known.get(keyOf(place));
     }
 
-    add({ table, address, size }: Span, asked: Span, error: ModbusError, now: number): void {
+    add({ table, address, size }: Span, asked: Span, refusal: Refusal, now: number): void {
         // Cuts on the way to it have served.
         for (const hole of this.all) if (size > 0 && hole.size === 0 && contains(hole.asked, { table, address, size })) this.known.delete(keyOf(hole));
-        this.known.set(keyOf({ table, address, size }), { table, address, size, asked, error, retryAt: now + FIRST_RECHECK_MS, waitMs: FIRST_RECHECK_MS });
+        this.known.set(keyOf({ table, address, size }), { table, address, size, asked, refusal, retryAt: now + FIRST_RECHECK_MS, waitMs: FIRST_RECHECK_MS });
         this.version++;
     }
 

@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { setImmediate } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { BlockReader, type BlockReaderOptions } from "../../dist/modbus/block-reader.js";
 import type { ReadItem } from "../../dist/modbus/plan.js";
@@ -396,5 +399,18 @@ describe("block reader", () => {
         const bench = new Bench({}, floats(5));
         bench.device.read = () => Promise.reject(new TypeError("a defect"));
         await assert.rejects(bench.call(), TypeError);
+    });
+
+    it("keeps nothing of a past call", async () => {
+        setFlagsFromString("--expose-gc");
+        const collect = runInNewContext("gc") as () => void;
+        const bench = new Bench({ refused: [4], silent: [30] }, floats(20));
+        const results = async () => new WeakRef(await bench.reader.read(bench.items));
+        const past: WeakRef<Map<ReadItem, unknown>>[] = [];
+        for (let call = 0; call < 20; call++) past.push(await results());
+        assert.equal(bench.reader.learned.holes.length, 2);
+        await setImmediate();
+        collect();
+        assert.equal(past.slice(0, -1).filter((one) => one.deref()).length, 0);
     });
 });
