@@ -5,7 +5,7 @@ import { errorCode, toError, WattError } from "../common/errors.js";
 import { type Database, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
 import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
-import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, meterInterval, type MeterInterval, sum } from "./interval.js";
+import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, type MeterInterval, meterPart, sum } from "./interval.js";
 import { type MeterRecord, recordAt, topologyChanges } from "./meters.js";
 import { compareSamples } from "./capsule.js";
 import { evidenceTerms, LOOK_AHEAD, samplesNeeded, settleInterval } from "./evidence.js";
@@ -272,8 +272,8 @@ export class Book {
             const meter = this.meters.get(name)!;
             const opening = this.opening(number, meter.id);
             const result = this.settleMeter(name, rows.get(meter.id) ?? [], from, to, opening);
-            const record = this.recordOf(name, from);
-            if (record) parts.push(meterInterval(record, result, from, to, rules, opening));
+            const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
+            if (part) parts.push(part);
             settled.push({ name, meter, result });
         }
         const interval: Interval = { project: rules.project.id, number, from, to, sealedAt: now, meters: parts, simulated: parts.some(({ hours }) => hours.some((hour) => hour.simulated)) };
@@ -325,8 +325,8 @@ export class Book {
                 const { from, to } = interval;
                 const opening = this.opening(number, meterId);
                 const result = this.settleMeter(name, this.rowsByMeter(from, to, meterId, number).get(meterId) ?? [], from, to, opening);
-                const record = this.recordOf(name, from);
-                if (record) this.adjust(interval, meterInterval(record, result, from, to, rules, opening));
+                const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
+                if (part) this.adjust(interval, part);
                 const kept = JSON.stringify(this.opening(number + 1, meterId));
                 this.keepState(number + 1, meterId, result);
                 // From here on nothing changes.
@@ -425,7 +425,7 @@ export class Book {
 
     /** Meters in service that no sample is known of since an instant. */
     private silent(since: number): string[] {
-        const names = [...new Set(this.options.rules.meters.map(({ meter }) => meter))].filter((name) => this.recordOf(name, since));
+        const names = [...new Set(this.options.rules.meters.map(({ meter }) => meter))].filter((name) => recordAt(this.recordsOf(name), since));
         return names.filter((name) => this.db.all("SELECT 1 FROM sample WHERE meter = ? AND at >= ? LIMIT 1", this.meters.get(name)!.id, since).length === 0);
     }
 
@@ -580,8 +580,8 @@ export class Book {
         return row && (JSON.parse(row.body) as MeterState);
     }
 
-    private recordOf(name: string, at: number): MeterRecord | undefined {
-        return recordAt(this.options.rules.meters.filter(({ meter }) => meter === name), at);
+    private recordsOf(name: string): MeterRecord[] {
+        return this.options.rules.meters.filter(({ meter }) => meter === name);
     }
 
     /** Samples of an interval and shortly after it; the first interval takes in what is older. */

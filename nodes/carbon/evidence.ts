@@ -4,8 +4,8 @@ import { WattError } from "../common/errors.js";
 import type { Json, JsonObject } from "../store/canonical-json.js";
 import type { Invoice } from "./deductions.js";
 import { parseFactors } from "./factor.js";
-import { type Adjustment, type Interval, type IntervalRules, meterInterval, type MeterInterval, sum } from "./interval.js";
-import { type MeterRecord, parseInventory, recordAt } from "./meters.js";
+import { type Adjustment, type Interval, type IntervalRules, type MeterInterval, meterPart, sum } from "./interval.js";
+import { type MeterRecord, parseInventory } from "./meters.js";
 import type { CapsuleOutcome, CapsuleTerms, Gap, RawSample, Recompute } from "./recompute.js";
 import { buildReport, type Carry, type Report, type ReportInput } from "./report.js";
 import { type MeterSample, type MeterState, settle, type Settled } from "./settlement.js";
@@ -208,8 +208,7 @@ class History {
         if (!result) return undefined;
         this.openings.length = i + 1;
         this.openings.push(result.closing);
-        const record = recordAt(by.meters.filter(({ meter }) => meter === this.meter), from);
-        return record && meterInterval(record, result, from, to, by, opening);
+        return meterPart(by.meters.filter(({ meter }) => meter === this.meter), result, from, to, by, opening);
     }
 
     private settled(intervals: readonly SealedInterval[], i: number, stage: number): Settled | undefined {

@@ -1,4 +1,4 @@
-import type { MeterRecord } from "./meters.js";
+import { type MeterRecord, recordAt } from "./meters.js";
 import type { Exclusion, MeterEvent, MeterHour, MeterState, Settled } from "./settlement.js";
 
 const DAY_MS = 86_400_000;
@@ -72,7 +72,7 @@ export interface Interval {
 }
 
 /** What a settled meter contributes; below the rules for points and coverage its export is excluded as `sparse`. */
-export function meterInterval(record: Pick<MeterRecord, "meter" | "serial" | "kind" | "ratedW">, settled: Settled, from: number, to: number, rules: IntervalRules, opening?: MeterState): MeterInterval {
+function meterInterval(record: Pick<MeterRecord, "meter" | "serial" | "kind" | "ratedW">, settled: Settled, from: number, to: number, rules: IntervalRules, opening?: MeterState): MeterInterval {
     const ms = to - from;
     const points = sum(settled.hours, ({ points: n }) => n);
     const coveredMs = sum(settled.hours, ({ coveredMs: n }) => n);
@@ -100,6 +100,17 @@ export function meterInterval(record: Pick<MeterRecord, "meter" | "serial" | "ki
         ...(opening && { opening }),
         isOpen: settled.isOpen,
     };
+}
+
+/**
+ * The same by the meter's inventory; outside its time in service only what was counted and is excluded.
+ * @param records The entries of that meter, at least one.
+ * @returns undefined where it was not in service and counted nothing.
+ */
+export function meterPart(records: readonly MeterRecord[], settled: Settled, from: number, to: number, rules: IntervalRules, opening?: MeterState): MeterInterval | undefined {
+    const record = recordAt(records, from);
+    if (!record && settled.hours.length === 0) return undefined;
+    return meterInterval(record ?? records.find((entry) => entry.from > from) ?? records.at(-1)!, settled, from, to, rules, opening);
 }
 
 function withoutExport(hour: MeterHour): MeterHour {

@@ -332,7 +332,7 @@ interface Found {
     to: number;
 }
 
-function refusalsOf({ intervals, acceptsUnsourced, invoices, minTonnes, silent }: ReportInput, found: Found): Refusal[] {
+function refusalsOf({ intervals, acceptsUnsourced, invoices, minTonnes, silent, meters }: ReportInput, found: Found): Refusal[] {
     const { spans, factor, lacking, netWh, credits, applicability, from, to } = found;
     const refusals: Refusal[] = [];
     const refuse = (code: string, text: string) => refusals.push({ code, text });
@@ -340,7 +340,8 @@ function refusalsOf({ intervals, acceptsUnsourced, invoices, minTonnes, silent }
     const torn = intervals.find((interval, i) => i > 0 && interval.from !== intervals[i - 1]!.to);
     if (torn) refuse("PERIODS_TORN", `The interval from ${iso(torn.from)} does not begin where the one before ends.`);
     for (const { criterion, ok, detail } of applicability) if (!ok) refuse("NOT_APPLICABLE", `${criterion}: ${detail}`);
-    const missing = spans.filter(({ parts }) => parts.every(({ part }) => part.hours.length === 0)).map(({ meter }) => meter);
+    const inService = new Set(meters.filter((record) => record.from < to && from < record.to).map(({ meter }) => meter));
+    const missing = spans.filter(({ meter, parts }) => inService.has(meter) && parts.every(({ part }) => part.hours.length === 0)).map(({ meter }) => meter);
     if (missing.length > 0) refuse("METER_MISSING", `No data of ${missing.join(", ")}: every meter of the boundary must be reported.`);
     else if (silent.length > 0) refuse("METER_SILENT", `No sample of ${silent.join(", ")} since the end of the period, so that its import is not known: bring its data.`);
     for (const meter of lacking) refuse("MPE_MISSING", `Meter ${meter} was not calibrated all the time and has no maximum permissible error: state both in the inventory.`);

@@ -1,6 +1,6 @@
 import type { BookRules } from "../../dist/carbon/book.js";
 import { type Factor, parseFactors } from "../../dist/carbon/factor.js";
-import { type Interval, meterInterval } from "../../dist/carbon/interval.js";
+import { type Interval, meterPart } from "../../dist/carbon/interval.js";
 import { type MeterRecord, parseInventory } from "../../dist/carbon/meters.js";
 import { buildReport, type Report, type ReportInput } from "../../dist/carbon/report.js";
 import { type MeterSample, orderSamples, settle, type SettleRules } from "../../dist/carbon/settlement.js";
@@ -43,8 +43,8 @@ export function seal(samples: MeterSample[], records: MeterRecord[], from: numbe
         let opening;
         for (const interval of intervals) {
             const settled = settle(rulesFor(its, changes), own, interval.from, interval.to, opening);
-            const record = its.find((entry) => entry.from < interval.to && interval.from < entry.to);
-            if (record) interval.meters.push(meterInterval(record, settled, interval.from, interval.to, { intervalMs: DAY, minPoints: 10, minCoverage: 0.5 }, opening));
+            const part = meterPart(its, settled, interval.from, interval.to, { intervalMs: DAY, minPoints: 10, minCoverage: 0.5 }, opening);
+            if (part) interval.meters.push(part);
             opening = settled.closing;
         }
     }
