@@ -2,11 +2,12 @@ import path from "node:path";
 import { z } from "zod";
 import { type Clock, systemClock } from "../common/clock.js";
 import { booleanField, choiceField, numberField, parseConfig, textField } from "../common/config.js";
-import { errorCode, WattError } from "../common/errors.js";
+import { errorCode, errorText, WattError } from "../common/errors.js";
 import { parseReading } from "../common/reading.js";
 import type { StatusKind } from "../common/status.js";
 import type { Site } from "../common/wl-site.js";
 import { Book, type BookRules, type News } from "./book.js";
+import type { Evidence } from "./capsule-file.js";
 import { iso } from "./deductions.js";
 import { parseFactors } from "./factor.js";
 import { type Adjustment, CALENDARS, type Interval, samplingClass, sum } from "./interval.js";
@@ -80,7 +81,7 @@ function parseList(name: string, text: string): unknown {
 
 export interface AggregatorListener {
     onInterval(interval: Interval): void;
-    onReport(report: Report): void;
+    onReport(report: Report, evidence: Evidence): void;
     onAdjustment(adjustment: Adjustment): void;
     onStatus(kind: StatusKind, text: string): void;
     onWarning(error: WattError): void;
@@ -94,11 +95,14 @@ export class Aggregator {
     private rejectOpened!: (error: unknown) => void;
     private readonly foreign = new Set<string>();
     private refused = "";
+    private handing: Promise<unknown> = Promise.resolve();
 
     constructor(
         private readonly folder: string,
         private readonly rules: ReturnType<typeof rulesOf>,
         private readonly listener: AggregatorListener,
+        /** Keeps what proves a report. */
+        private readonly keep: (report: Report, raw: ReturnType<Book["evidence"]>) => Promise<Evidence>,
         private readonly clock: Clock = systemClock,
     ) {
         this.opened = new Promise((resolve, reject) => {
@@ -181,13 +185,34 @@ export class Aggregator {
             if (errorCode(error) === "BOOK_CLOSED") return;
             throw error;
         }
-        for (let news = book.news(); !isEmpty(news); news = book.news()) {
-            for (const interval of news.intervals) this.listener.onInterval(interval);
-            for (const adjustment of news.adjustments) this.listener.onAdjustment(adjustment);
-            for (const report of news.reports) this.listener.onReport(report);
-            book.sent(news);
+        // One at a time: nothing is handed on twice.
+        const handed = this.handing.then(() => this.hand(book));
+        this.handing = handed.catch(() => undefined);
+        if (await handed) this.show(book);
+    }
+
+    /** Hands on what was recorded; a report with its evidence or, until that is kept, not at all: false. */
+    private async hand(book: Book): Promise<boolean> {
+        try {
+            for (let news = book.news(); !isEmpty(news); news = book.news()) {
+                const { intervals, adjustments, reports } = news;
+                for (const interval of intervals) this.listener.onInterval(interval);
+                for (const adjustment of adjustments) this.listener.onAdjustment(adjustment);
+                book.sent({ intervals, adjustments, reports: [] });
+                for (const report of reports) {
+                    const evidence = await this.keep(report, book.evidence(report.number));
+                    this.listener.onReport(report, evidence);
+                    book.sent({ intervals: [], adjustments: [], reports: [report] });
+                }
+            }
+            return true;
+        } catch (error) {
+            if (!["BOOK_CLOSED", "LEDGER_CLOSED"].includes(errorCode(error) ?? "")) {
+                this.listener.onWarning(new WattError("EVIDENCE_NOT_KEPT", `A report waits, since its evidence cannot be kept: ${errorText(error)}`, { cause: error }));
+                this.listener.onStatus("error", "no evidence");
+            }
+            return false;
         }
-        this.show(book);
     }
 
     private show(book: Book): void {

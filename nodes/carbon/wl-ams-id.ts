@@ -9,6 +9,8 @@ import { siteOf } from "../common/wl-site.js";
 import type { StoreNode } from "../store/wl-store.js";
 import { Aggregator, rulesOf, summaryOf } from "./aggregator.js";
 import { importAmsConfig } from "./ams-config.js";
+import { keepEvidence } from "./capsule-file.js";
+import { recomputeReport } from "./evidence.js";
 
 interface AmsIdDef extends NodeDef {
     site: string;
@@ -25,15 +27,17 @@ export default (RED: NodeAPI): void => {
             const site = siteOf(RED, def);
             const storeNode = configNode<StoreNode>(RED, def.store, "wl-store");
             lifecycle.join(storeNode);
-            if (!storeNode.store) throw new WattError("CONFIG_MISSING", "check store");
+            const { store } = storeNode;
+            if (!store) throw new WattError("CONFIG_MISSING", "check store");
+            const { folder } = store.options;
             const topic = (what: string) => `${site.siteId}/${what}`;
-            const aggregator = new Aggregator(storeNode.store.options.folder, rulesOf(def, site, version), {
+            const aggregator = new Aggregator(folder, rulesOf(def, site, version), {
                 onInterval: (interval) => this.send([{ topic: topic("interval"), payload: summaryOf(interval), timestamp: interval.to, interval }]),
-                onReport: (report) => this.send([null, { topic: topic("report"), payload: report, timestamp: report.period.toMs }]),
+                onReport: (report, evidence) => this.send([null, { topic: topic("report"), payload: report, timestamp: report.period.toMs, evidence }]),
                 onAdjustment: (adjustment) => this.send([null, null, { topic: topic("adjustment"), payload: adjustment, timestamp: adjustment.madeAt }]),
                 onStatus: (kind, text) => lifecycle.status.set(kind, text),
                 onWarning: (error) => this.warn(error),
-            });
+            }, (report, raw) => keepEvidence(path.join(folder, "carbon", "evidence"), report, raw, recomputeReport, store.ledger(`wattledger/${site.siteId}`)));
             lifecycle.onClose(() => aggregator.close());
             lifecycle.run((signal) => aggregator.run(signal));
             lifecycle.onInput<{ command?: unknown }>((msg, send) => {

@@ -10,6 +10,7 @@ const DOORS: Record<string, string[]> = {
     control: ["modbus", "sunspec"],
     guardian: ["carbon"],
     simulate: ["*"],
+    cli: ["*"],
 };
 
 interface Import {
