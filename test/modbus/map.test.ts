@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
+import YAML from "yaml";
 import { type Canonical, emptyCanonical } from "../../dist/common/canonical.js";
-import { PointMapError } from "../../dist/common/pointmaps.js";
+import { PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
 import { MapDecoder } from "../../dist/modbus/map-decoder.js";
 import { applyFactor, factorOf } from "../../dist/modbus/map-values.js";
 import { type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
@@ -362,4 +364,58 @@ describe("a modbus map", () => {
             });
         }
     });
+
+    it("with any value of any kind in any place ends in faults with lines, or decodes whatever bytes come", () => {
+        const maps = new PointMaps();
+        const ids = ["example-meter", "kipp-zonen-smp", "solis-hybrid-battery", "huawei-sun2000", "carlo-gavazzi-em24"];
+        const sources = ids.map((id) => YAML.parse(readFileSync(maps.find(id).file, "utf8")) as Tree);
+        const junk = fc.oneof(
+            fc.constantFrom<Tree>(null, true, "", "nan", "holding", "datetime(6)", "string(3)", "0x10", [], {}, [[9, 1]], [1, [2, [3]]], { register: 5, rule: "divide_pow10" }, { range: [0, 1] }),
+            fc.integer() as fc.Arbitrary<Tree>,
+            fc.double() as fc.Arbitrary<Tree>,
+            fc.string({ maxLength: 8 }) as fc.Arbitrary<Tree>,
+        );
+        fc.assert(
+            fc.property(fc.constantFrom(...sources), fc.array(fc.tuple(fc.nat(), fc.constantFrom("set", "drop", "add"), junk, fc.string({ maxLength: 6 })), { minLength: 1, maxLength: 3 }), fc.uint8Array({ minLength: 260, maxLength: 260 }), (source, changes, random) => {
+                const tree = structuredClone(source);
+                for (const [at, how, value, key] of changes) change(tree, at, how, value, key);
+                const text = YAML.stringify(tree);
+                let map: ModbusMap;
+                try {
+                    map = parseModbusMap(text, "x.yaml");
+                } catch (error) {
+                    assert(error instanceof PointMapError, `${String(error)}\n${text}`);
+                    const lines = text.split("\n").length;
+                    assert(error.faults.length > 0 && error.faults.every(({ line, message }) => line >= 1 && line <= lines && message.length > 5), `${error.message}\n${text}`);
+                    return;
+                }
+                const read = new Map(map.items.map((item) => [item, Buffer.from(random.subarray(0, item.table === "coil" || item.table === "discrete" ? 1 : item.size * 2))]));
+                const { values, counters } = new MapDecoder(map).decode(read, 0);
+                for (const value of Object.values(values)) assert(typeof value === "string" || (Number.isFinite(value) && !Object.is(value, -0)));
+                for (const { wh, modulusWh } of Object.values(counters)) assert(Number.isFinite(wh) && (modulusWh === undefined || modulusWh > 0));
+            }),
+            { numRuns: 150 },
+        );
+    });
 });
+
+type Tree = null | boolean | number | string | Tree[] | { [key: string]: Tree };
+
+/** Changes one place of a tree, counted through all of it. */
+function change(tree: Tree, at: number, how: string, value: Tree, key: string): void {
+    const places: [owner: Record<string, Tree>, key: string][] = [];
+    const visit = (node: Tree) => {
+        if (typeof node !== "object" || node === null) return;
+        for (const [name, child] of Object.entries(node)) {
+            places.push([node as Record<string, Tree>, name]);
+            visit(child);
+        }
+    };
+    visit(tree);
+    const place = places[at % Math.max(1, places.length)];
+    if (!place) return;
+    const [owner, name] = place;
+    if (how === "set") owner[name] = value;
+    else if (how === "drop") delete owner[name];
+    else owner[key] = value;
+}
