@@ -239,7 +239,8 @@ export class UnitReader implements SourceUnit {
             const reason = fate.get(from);
             if (reason) bad[point] ??= reason;
         });
-        const counted = { ...part, serial: serialOf(part.identity), has: (point: string) => part.seen.has(point) };
+        const { name, class: cls, ratedW, identity, seen } = part;
+        const counted = { name, class: cls, ratedW, serial: serialOf(identity), has: (point: string) => seen.has(point) };
         countEnergy(canonical, counted, this.options.energy, this.clock.monotonic(), this.options.maxGapMs);
         const full = part.full ? this.fullModels(part.index, read) : [];
         if (part.seen.size === 0 && full.length === 0) return undefined;

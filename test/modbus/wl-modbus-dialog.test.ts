@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import fc from "fast-check";
 import type { MapChoice, MapView, Preview } from "../../dist/modbus/inspect.js";
 import { helper } from "../node-red.js";
 import { faults } from "./fault-server.js";
@@ -114,6 +115,20 @@ describe("the dialog of wl-modbus asks", () => {
         helper.getNode("reader").receive({ payload: "now" });
         assert.equal((await asked).reading.quality, "good");
         assert.deepEqual(rig.server.violations, []);
+    });
+
+    it("whatever it asks, it is answered", async () => {
+        await start();
+        const broken = fc.tuple(fc.nat(METER_MAP.length), fc.string({ maxLength: 8 })).map(([at, junk]) => METER_MAP.slice(0, at) + junk + METER_MAP.slice(at + 1));
+        const junk = fc.oneof(fc.constantFrom("paste", "", "../..", "${HOME}", "__proto__"), broken, fc.string(), fc.integer(), fc.constant(null), fc.boolean(), fc.array(fc.string(), { maxLength: 2 }), fc.object({ maxDepth: 1 }));
+        const body = fc.record({ map: junk, mapText: junk, units: junk, periods: junk, deviceName: junk, link: fc.oneof(junk, fc.constant({ host: "127.0.0.1", port: 1 })), copy: junk }, { requiredKeys: [] });
+        await fc.assert(
+            fc.asyncProperty(fc.constantFrom("maps", "map"), body, async (route, asked) => {
+                const { status, body: answer } = await rig.post<object>(route, asked);
+                assert.ok(status === 200 || (status === 400 && typeof answer.message === "string" && !/undefined|is not a function|Cannot read/.test(answer.message)), JSON.stringify(answer));
+            }),
+            { numRuns: 150 },
+        );
     });
 
     it("only for those who may edit", async () => {
