@@ -12,3 +12,6 @@ export function isSimulatedDevice(manufacturer: unknown, options: unknown): bool
 
 /** Header, in lower case, by which our stand-in of a remote service says with every answer that it is one. */
 export const SIMULATED_HEADER = "x-wattledger-simulated";
+
+/** Account of the stand-in for Guardian; it opens nothing else. */
+export const STAND_IN_ACCOUNT = { username: "pp", password: "stand-in", tenantId: "stand-in-tenant" } as const;

@@ -42,6 +42,7 @@ export class GuardianClient {
     /** True while every answer declared itself that of the stand-in; undefined before the first. */
     simulated: boolean | undefined;
     private readonly clock: Clock;
+    private readonly life = new AbortController();
     private tail: Promise<unknown> = Promise.resolve();
 
     constructor(
@@ -49,14 +50,16 @@ export class GuardianClient {
         private readonly options: ClientOptions,
     ) {
         this.clock = options.clock ?? systemClock;
-        this.session = new Session(account, { ...options, onAnswer: this.notice });
+        this.session = new Session(account, { ...options, onAnswer: this.notice, signal: this.life.signal });
     }
 
     get sessionState(): SessionState {
         return this.session.state;
     }
 
+    /** Gives up what is under way. */
     close(): void {
+        this.life.abort();
         this.options.http.close();
     }
 
@@ -118,7 +121,7 @@ export class GuardianClient {
                 return await this.send("GET", path, { signal, ...(query && { query }) });
             } catch (error) {
                 const { afterMs = 0 } = error as { afterMs?: number };
-                if (attempt === READS || signal?.aborted || afterMs > 30_000 || !isPassing(error)) throw error;
+                if (attempt === READS || signal?.aborted || this.life.signal.aborted || afterMs > 30_000 || !isPassing(error)) throw error;
                 await this.clock.sleep(Math.max(afterMs, backoff.next()), signal);
             }
         }
@@ -134,7 +137,7 @@ export class GuardianClient {
     private async exchange(method: "GET" | "POST", path: string, { signal, ...parts }: Parts): Promise<{ body: unknown; headers: Record<string, string> }> {
         for (let isFirst = true; ; isFirst = false) {
             const token = await this.token();
-            if (signal?.aborted) throw new GuardianError("GUARDIAN_BUSY", "The request was given up before it was sent.");
+            if (signal?.aborted || this.life.signal.aborted) throw new GuardianError("GUARDIAN_BUSY", "The request was given up before it was sent.");
             const response = await this.options.http.request({
                 method,
                 url: this.account.url + path,
@@ -142,7 +145,7 @@ export class GuardianClient {
                 timeoutMs: this.options.timeoutMs ?? 60_000,
                 maxBytes: MAX_BYTES,
                 ...parts,
-                ...(signal && { signal }),
+                signal: signal ? AbortSignal.any([signal, this.life.signal]) : this.life.signal,
             });
             this.notice(response);
             if (response.status === 401) this.session.reject(token);

@@ -52,6 +52,26 @@ export function parseProject(payload: unknown): ProjectFacts {
     return parseConfig(projectSchema, payload);
 }
 
+const figure = z.number({ error: "must be a number" });
+/** What of a report a filing rests on; the rest goes on as it is. */
+const reportSchema = z.looseObject({
+    format: z.literal("wattledger.ams-i-d.report/1", { error: "must be wattledger.ams-i-d.report/1, as wl-ams-id makes it" }),
+    key: z.string().regex(/^[0-9a-f]{64}$/, "must be 64 hex digits"),
+    project: z.looseObject({ id: z.string().min(1) }),
+    period: z.looseObject({ from: z.iso.datetime(), to: z.iso.datetime(), fromMs: z.int().min(0), toMs: z.int().max(8.64e15) }).refine(({ fromMs, toMs }) => fromMs < toMs, "must end after it begins"),
+    simulated: z.boolean(),
+    ready: z.boolean(),
+    refusals: z.array(z.looseObject({ text: z.string() })),
+    factor: z.looseObject({ om: figure, bm: figure, wOm: figure, wBm: figure, source: z.string(), vintage: z.string() }).optional(),
+    figures: z.looseObject({ egMWh: figure, reductionT: figure, leakageT: figure, credits: z.int() }),
+    meters: z.array(z.looseObject({ meter: z.string().min(1) })).min(1, "must name the meters"),
+});
+
+/** A report out of a message. @throws WattError CONFIG_INVALID naming what is not as it should be */
+export function parseReport(payload: unknown): Report {
+    return parseConfig(reportSchema, payload) as unknown as Report;
+}
+
 /** SHA-256 in hex that stands for one document of one policy; the same input, the same key. */
 export function filingKey(kind: "project" | "report", policyId: string, ...parts: string[]): string {
     return createHash("sha256").update(JSON.stringify([kind, policyId, ...parts])).digest("hex");

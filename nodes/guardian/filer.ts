@@ -105,11 +105,12 @@ export class Filer {
     }
 
     /** Goes on with everything that is not settled: after a restart, an outage, an unknown outcome. */
-    resume(signal?: AbortSignal): Promise<FilingResult[]> {
+    resume(signal?: AbortSignal, kinds?: ReadonlySet<Kind>): Promise<FilingResult[]> {
         return this.inTurn(async () => {
             const results: FilingResult[] = [];
             for (const row of this.rows()) {
                 if (signal?.aborted) break;
+                if (kinds && !kinds.has(row.kind)) continue;
                 if (row.state === "filed" && FINAL.has(row.stage)) continue;
                 const before = JSON.stringify(row);
                 const result = row.state === "filed" ? await this.follow(row, signal) : row.state === "refused" ? undefined : await this.advance(row, signal);

@@ -29,6 +29,8 @@ export interface SessionOptions {
     random?: () => number;
     /** Hears every answer, for what its headers say. */
     onAnswer?: (response: HttpResponse) => void;
+    /** Gives up what is under way. */
+    signal?: AbortSignal;
 }
 
 /** `person` waits for one: the error says for what. */
@@ -148,8 +150,10 @@ export class Session {
     }
 
     private async post(path: string, body: object): Promise<{ body: unknown; skewMs: number }> {
-        const response = await this.options.http.request({ method: "POST", url: this.account.url + path, body, headers: { "Content-Type": "application/json" }, timeoutMs: TIMEOUT_MS });
-        this.options.onAnswer?.(response);
+        const { http, onAnswer, signal } = this.options;
+        const headers = { "Content-Type": "application/json" };
+        const response = await http.request({ method: "POST", url: this.account.url + path, body, headers, timeoutMs: TIMEOUT_MS, ...(signal && { signal }) });
+        onAnswer?.(response);
         const serverTime = Date.parse(response.headers["date"] ?? "");
         const now = this.clock.now();
         return { body: readAnswer(response, now), skewMs: Number.isNaN(serverTime) ? 0 : serverTime - now };

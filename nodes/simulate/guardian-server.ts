@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import { z } from "zod";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
-import { SIMULATED_HEADER } from "../common/simulated.js";
+import { SIMULATED_HEADER, STAND_IN_ACCOUNT } from "../common/simulated.js";
 import { EngineError, OWNER, PolicyEngine, PP, TOKEN_ID, VVB, type PolicyState, type Rounding, type SimUser } from "./guardian-policy.js";
 
 /**
@@ -74,7 +74,7 @@ export interface GuardianSimOptions {
 }
 
 export const SIM_POLICY_ID = "68d6c0ffee000000000000a1";
-export const SIM_TENANT_ID = "stand-in-tenant";
+export const SIM_TENANT_ID = STAND_IN_ACCOUNT.tenantId;
 const POLICY_TAG = "Tag_1758892814008";
 const ACCESS_LIFE_MS = 60_000;
 const MAX_BODY = 1024 * 1024;
@@ -110,7 +110,7 @@ export class GuardianSimulator {
     private readonly timers = new Set<() => void>();
     private readonly signing = randomBytes(32);
     private rsa: KeyObject | undefined;
-    private engine!: PolicyEngine;
+    private engine: PolicyEngine | undefined;
 
     constructor(private readonly options: GuardianSimOptions) {
         this.clock = options.clock ?? systemClock;
@@ -129,7 +129,9 @@ export class GuardianSimulator {
         return `${this.origin}/mirror/api/v1`;
     }
 
+    /** @throws WattError SIM_NOT_READY before it has started */
     get policy(): PolicyEngine {
+        if (!this.engine) throw new WattError("SIM_NOT_READY", "The stand-in has not started yet.");
         return this.engine;
     }
 
@@ -150,7 +152,7 @@ export class GuardianSimulator {
         this.refreshTokens.push(...(saved?.refresh ?? []));
         if (!saved?.policy) this.seedUsers();
         await new Promise<void>((resolve, reject) => {
-            this.server.once("error", (error) => reject(new WattError("SIM_PORT", `The stand-in cannot listen on ${this.options.host}:${this.options.port} (${errorCode(error) ?? errorText(error)}): choose another port.`)));
+            this.server.on("error", (error) => reject(new WattError("SIM_PORT", `The stand-in cannot listen on ${this.options.host}:${this.options.port} (${errorCode(error) ?? errorText(error)}): choose another port.`)));
             this.server.listen(this.options.port, this.options.host, resolve);
         });
     }
@@ -168,7 +170,7 @@ export class GuardianSimulator {
         if (wanted.fault === "clear") this.faults.length = 0;
         else this.faults.push(wanted);
         const has = (name: string) => this.faults.some(({ fault }) => fault === name);
-        this.engine.faults = { jam: has("jam"), miscalculate: has("miscalculate"), alter: has("alter"), overMint: has("over-mint") };
+        this.policy.faults = { jam: has("jam"), miscalculate: has("miscalculate"), alter: has("alter"), overMint: has("over-mint") };
         if (wanted.fault === "sign-out") this.refreshTokens.length = 0;
     }
 
@@ -178,19 +180,19 @@ export class GuardianSimulator {
 
     /** Registry and verifier say yes to everything that waits. */
     approveAll(): void {
-        this.engine.approveAll();
+        this.policy.approveAll();
         this.save();
     }
 
     private seedUsers(): void {
-        this.engine.user("sr", OWNER);
-        const pp = this.engine.user("pp", PP);
-        const vvb = this.engine.user("vvb", VVB);
+        this.policy.user("sr", OWNER);
+        const pp = this.policy.user("pp", PP);
+        const vvb = this.policy.user("vvb", VVB);
         if (this.options.isReady === false) return;
         for (const [user, tag, name] of [[pp, "create_pp_profile", "Stand-in participant"], [vvb, "create_new_vvb", "Stand-in verifier"]] as const) {
-            this.engine.act(user, tag, { document: { field0: name }, ref: null });
+            this.policy.act(user, tag, { document: { field0: name }, ref: null });
         }
-        this.engine.approveAll();
+        this.policy.approveAll();
     }
 
     private get origin(): string {
@@ -280,23 +282,23 @@ export class GuardianSimulator {
 
     private policyRoute(user: SimUser, method: string, rest: string, input: Record<string, unknown>): Answer {
         if (rest === "" && method === "GET") return { status: 200, body: this.summary(user) };
-        if (rest === "/blocks" && method === "GET") return { status: 200, body: this.engine.tree(user) };
+        if (rest === "/blocks" && method === "GET") return { status: 200, body: this.policy.tree(user) };
         const [, kind, name = "", tail = ""] = /^\/(tag|blocks)\/([^/]+)(\/.*)?$/.exec(rest) ?? [];
-        const tag = kind === "tag" ? name : (this.engine.tagOf(name) ?? "");
-        if (!this.engine.isKnown(tag)) throw new EngineError("notfound", "The policy does not exist, or is not published, or tag was not registered in policy");
+        const tag = kind === "tag" ? name : (this.policy.tagOf(name) ?? "");
+        if (!this.policy.isKnown(tag)) throw new EngineError("notfound", "The policy does not exist, or is not published, or tag was not registered in policy");
         // Not a matter of roles in any version read: a tag resolves where its block is not available.
-        if (kind === "tag" && tail === "" && method === "GET") return { status: 200, body: { id: this.engine.blockId(tag) } };
+        if (kind === "tag" && tail === "" && method === "GET") return { status: 200, body: { id: this.policy.blockId(tag) } };
         const isBlock = kind === "tag" ? tail === "/blocks" : tail === "";
-        if (isBlock && method === "GET") return { status: 200, body: this.engine.show(user, tag) };
+        if (isBlock && method === "GET") return { status: 200, body: this.policy.show(user, tag) };
         const isSync = this.options.profile !== "g220" && tail.endsWith("/sync-events");
         if ((!isBlock && !isSync) || method !== "POST") return failure(404, `Cannot ${method} ${rest}`);
-        const { answer, later } = this.engine.act(user, tag, input);
+        const { answer, later } = this.policy.act(user, tag, input);
         if (tag === "add_report_bnt") this.count.reports++;
         if (tag === "add_project_bnt") this.count.projects++;
         if (isSync) later?.();
         else if (later) this.in(this.options.chainMs ?? 0, later);
         this.save();
-        if (this.options.approveAfterMs !== undefined) this.in((this.options.chainMs ?? 0) + this.options.approveAfterMs, () => this.engine.approveAll());
+        if (this.options.approveAfterMs !== undefined) this.in((this.options.chainMs ?? 0) + this.options.approveAfterMs, () => this.policy.approveAll());
         return { status: 200, body: isSync ? { response: answer, result: answer } : answer };
     }
 
@@ -327,7 +329,7 @@ export class GuardianSimulator {
         const token = randomBytes(24).toString("base64url");
         this.refreshTokens.push({ token, username: name, expiresAt: this.clock.now() + (profile === "g2026" ? 30 * 86_400_000 : YEAR_MS) });
         this.save();
-        const user = this.engine.user(name);
+        const user = this.policy.user(name);
         const found = { username: name, did: user.did, role: user.role === OWNER ? "STANDARD_REGISTRY" : "USER", refreshToken: token };
         return { status: 200, body: isMail ? { success: true, login: found } : found };
     }
@@ -356,7 +358,7 @@ export class GuardianSimulator {
         if (signature === undefined || this.signature(`${head}.${claims}`) !== signature) return undefined;
         const { username, session, expireAt } = JSON.parse(Buffer.from(claims ?? "", "base64url").toString()) as { username: string; session: string; expireAt: number };
         const isKnown = this.refreshTokens.some(({ token }) => token === session) || !this.faults.some(({ fault }) => fault === "sign-out");
-        return expireAt > this.clock.now() && isKnown ? this.engine.user(username) : undefined;
+        return expireAt > this.clock.now() && isKnown ? this.policy.user(username) : undefined;
     }
 
     private summary(user: SimUser): Record<string, unknown> {
@@ -390,7 +392,7 @@ export class GuardianSimulator {
 
     /** Supply and serials of the token, as Hedera's mirror node tells them. */
     private mirror(path: string): Answer {
-        const { minted } = this.engine.state;
+        const { minted } = this.policy.state;
         const supply = Object.values(minted).reduce((sum, amount) => sum + amount, 0);
         if (path === `/tokens/${TOKEN_ID}`) return { status: 200, body: { token_id: TOKEN_ID, type: "NON_FUNGIBLE_UNIQUE", decimals: "0", total_supply: String(supply) } };
         if (path !== `/tokens/${TOKEN_ID}/nfts`) return failure(404, "Not found");
@@ -399,7 +401,7 @@ export class GuardianSimulator {
     }
 
     private save(): void {
-        this.options.file?.save({ policy: this.engine.state, refresh: this.refreshTokens });
+        this.options.file?.save({ policy: this.policy.state, refresh: this.refreshTokens });
     }
 }
 
