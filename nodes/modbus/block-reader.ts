@@ -49,9 +49,14 @@ export class BlockReader<I extends ReadItem> {
         return { holes: holes.all, maxRegisters: registers.max, maxBits: bits.max };
     }
 
-    /** Another device, another firmware: nothing of what was learned holds. */
+    /** Another device: nothing of what was learned holds. */
     forget(): void {
         this.memory.clear();
+    }
+
+    /** It may be another device or firmware now: what it refused is tried again in the next calls, one read each. */
+    doubt(): void {
+        this.memory.holes.doubt(this.memory.clock.monotonic());
     }
 
     /**

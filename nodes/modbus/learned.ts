@@ -75,6 +75,11 @@ export class Holes {
         this.known.clear();
         this.version++;
     }
+
+    /** Only what was refused: what is never answered costs more to try. */
+    doubt(now: number): void {
+        for (const hole of this.all) if (hole.refusal.exception !== undefined) Object.assign(hole, { retryAt: now, waitMs: FIRST_RECHECK_MS });
+    }
 }
 
 export function contains(outer: Span, inner: Span): boolean {
@@ -149,7 +154,7 @@ export class SizeLimit {
         }
     }
 
-    clear(): void {
+    private clear(): void {
         this.setMax(Infinity);
         this.tooLong = this.trialAt = this.trialSize = Infinity;
     }

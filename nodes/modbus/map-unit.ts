@@ -94,6 +94,7 @@ export class MapUnit implements SourceUnit {
     invalidate(): void {
         this.identified = false;
         this.probing = true;
+        this.blocks.doubt();
     }
 
     async poll(names: ReadonlySet<string>, signal: AbortSignal): Promise<PollSample> {

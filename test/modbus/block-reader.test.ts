@@ -385,6 +385,20 @@ describe("block reader", () => {
         assert.throws(() => bench.reader.plan(items), { code: "MODBUS_PLAN" });
     });
 
+    it("tries again soon what was refused when it may be another device, but not what is never answered", async () => {
+        const bench = new Bench({ refused: [4, 12], silent: [30] }, floats(20));
+        await bench.settle();
+        assert.equal(bench.reader.learned.holes.length, 3);
+        bench.device.nature = { refused: [12], silent: [30] };
+        bench.reader.doubt();
+        bench.device.asked.length = 0;
+        await bench.call();
+        await bench.call();
+        assert.equal((await bench.call()).size, 18);
+        assert.deepEqual(bench.reader.learned.holes.map(({ address }) => address === 30 || address === 12), [true, true]);
+        assert.ok(bench.device.asked.every(({ address, quantity }) => address > 30 || address + quantity <= 30));
+    });
+
     it("forgets when told that it is another device", async () => {
         const bench = new Bench({ refused: [4], most: 10 }, floats(20));
         await bench.settle();

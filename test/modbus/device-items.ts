@@ -19,7 +19,8 @@ export const SDM630_ITEMS: readonly ReadItem[] = values("input", 2, [[0, 18], 52
 /** How the shipped maps want their devices read; without a map's limits on gaps as well, since those leave little choice. */
 export function shippedDevices(): { name: string; items: readonly ReadItem[]; rules: Omit<PlanOptions, "cost"> }[] {
     const maps = new PointMaps();
-    return maps.list().flatMap(({ id }) => {
+    const ids = maps.list().map(({ id }) => id);
+    return ids.filter((id) => !id.startsWith("sunspec-")).flatMap((id) => {
         const { items, maxRegisters, gaps, readable, forbidden } = maps.load(id, parseModbusMap);
         return [
             { name: id, items, rules: { maxRegisters, gaps, readable, forbidden } },
