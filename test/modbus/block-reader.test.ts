@@ -170,7 +170,7 @@ describe("block reader", () => {
                     if (values.size > 0) assert.equal(requests, bench.reader.plan(items).blocks.length);
                 },
             ),
-            { numRuns: 300 },
+            { numRuns: 150 },
         );
     });
 
@@ -193,7 +193,7 @@ describe("block reader", () => {
                 const readable = items.filter((item) => bench.device.canRead(item));
                 if (readable.length > 0) assert.deepEqual(await bench.call(), new Set(readable));
             }),
-            { numRuns: 300 },
+            { numRuns: 150 },
         );
     });
 
