@@ -35,7 +35,7 @@ function decodeOne(point: string, def: string, hex: string, rest?: string): Cano
     return into;
 }
 
-const value = (point: string, def: string, hex: string, rest?: string) => {
+const valueOf = (point: string, def: string, hex: string, rest?: string) => {
     const { values, counters, bad } = decodeOne(point, def, hex, rest);
     return values[point] ?? counters[point]?.wh ?? bad[point];
 };
@@ -77,7 +77,7 @@ describe("a point of a modbus map", () => {
             ["relay", "address: 0, type: bit, table: coil", "01", "on"],
             ["relay", "address: 0, type: bit, table: coil, enum: {0: open, 1: closed}", "00", "open"],
         ];
-        for (const [point, def, hex, expected] of CASES) it(`${def} from ${hex}`, () => assert.equal(value(point, def, hex), expected));
+        for (const [point, def, hex, expected] of CASES) it(`${def} from ${hex}`, () => assert.equal(valueOf(point, def, hex), expected));
 
         it("in every byte order", () => {
             const orders: [string, string, string][] = [
@@ -87,9 +87,9 @@ describe("a point of a modbus map", () => {
                 ["DCBA", "04030201", "0807060504030201"],
             ];
             for (const [order, four, eight] of orders) {
-                assert.equal(value("x_ah", `address: 0, type: uint32, byte_order: ${order}`, four), 0x01020304);
-                assert.equal(value("x_ah", `address: 0, type: uint64, byte_order: ${order}`, eight, "defaults: {table: input}\n"), "overflow");
-                assert.equal(value("x_ah", `address: 0, type: uint64, byte_order: ${order}, scale: 0.001`, eight), 72623859790382.86);
+                assert.equal(valueOf("x_ah", `address: 0, type: uint32, byte_order: ${order}`, four), 0x01020304);
+                assert.equal(valueOf("x_ah", `address: 0, type: uint64, byte_order: ${order}`, eight, "defaults: {table: input}\n"), "overflow");
+                assert.equal(valueOf("x_ah", `address: 0, type: uint64, byte_order: ${order}, scale: 0.001`, eight), 72623859790382.86);
             }
         });
 
@@ -132,20 +132,20 @@ describe("a point of a modbus map", () => {
     });
 
     it("converts units by the end of its name", () => {
-        assert.equal(value("x_wh", "address: 0, type: uint32, unit: kWh, scale: 0.1", "00000007"), 700);
-        assert.equal(value("x_a", "address: 0, type: uint16, unit: mA", "04D2"), 1.234);
-        assert.equal(value("power_factor_ratio", "address: 0, type: int16, unit: '%', scale: 0.1", "FC4A"), -0.95);
-        assert.equal(value("pressure_pa", "address: 0, type: uint16, unit: hPa, scale: 0.1", "2794"), 101320);
-        assert.equal(value("x_c", "address: 0, type: uint16, unit: °C, scale: 0.1, offset: -25", "0160"), 10.2);
-        assert.equal(value("x_w", "address: 0, type: int16, unit: kW, scale: 0.01, offset: 1, sign: export_positive", "0064"), -2000);
+        assert.equal(valueOf("x_wh", "address: 0, type: uint32, unit: kWh, scale: 0.1", "00000007"), 700);
+        assert.equal(valueOf("x_a", "address: 0, type: uint16, unit: mA", "04D2"), 1.234);
+        assert.equal(valueOf("power_factor_ratio", "address: 0, type: int16, unit: '%', scale: 0.1", "FC4A"), -0.95);
+        assert.equal(valueOf("pressure_pa", "address: 0, type: uint16, unit: hPa, scale: 0.1", "2794"), 101320);
+        assert.equal(valueOf("x_c", "address: 0, type: uint16, unit: °C, scale: 0.1, offset: -25", "0160"), 10.2);
+        assert.equal(valueOf("x_w", "address: 0, type: int16, unit: kW, scale: 0.01, offset: 1, sign: export_positive", "0064"), -2000);
     });
 
     it("turns every sign into ours", () => {
         for (const [sign, ours] of Object.entries({ import: 1, export: -1, discharge: 1, charge: -1, generation: 1, consumption: -1 })) {
-            assert.equal(value("x_power_w", `address: 0, type: int16, sign: ${sign}_positive`, "000A"), ours * 10);
-            assert.equal(value("x_power_w", `address: 0, type: int16, sign: ${sign}_positive, valid: [-5, 20]`, "FFF6"), "range");
-            assert.equal(value("x_power_w", `address: 0, type: int16, sign: ${sign}_positive, valid: [-5, 20]`, "000A"), ours * 10);
-            assert(Object.is(value("x_power_w", `address: 0, type: int16, sign: ${sign}_positive`, "0000"), 0));
+            assert.equal(valueOf("x_power_w", `address: 0, type: int16, sign: ${sign}_positive`, "000A"), ours * 10);
+            assert.equal(valueOf("x_power_w", `address: 0, type: int16, sign: ${sign}_positive, valid: [-5, 20]`, "FFF6"), "range");
+            assert.equal(valueOf("x_power_w", `address: 0, type: int16, sign: ${sign}_positive, valid: [-5, 20]`, "000A"), ours * 10);
+            assert(Object.is(valueOf("x_power_w", `address: 0, type: int16, sign: ${sign}_positive`, "0000"), 0));
         }
     });
 
@@ -159,7 +159,7 @@ describe("a point of a modbus map", () => {
     });
 
     it("has no value where a sentinel stands", () => {
-        const is = (type: string, invalid: string, hex: string) => value("x_ah", `address: 0, type: ${type}, invalid: [${invalid}]`, hex);
+        const is = (type: string, invalid: string, hex: string) => valueOf("x_ah", `address: 0, type: ${type}, invalid: [${invalid}]`, hex);
         assert.equal(is("int16", "max", "7FFF"), "missing");
         assert.equal(is("int16", "min", "8000"), "missing");
         assert.equal(is("int16", "max", "8000"), -32768);
@@ -171,14 +171,14 @@ describe("a point of a modbus map", () => {
         assert.equal(is("uint64", "max", "FFFFFFFFFFFFFFFF"), "missing");
         assert.equal(is("int64", "min", "8000000000000000"), "missing");
         assert.equal(is("float32", "0", "00000000"), "missing");
-        assert.equal(value("state", "address: 0, type: uint16, enum: {1: on}, invalid: [max]", "FFFF"), "missing");
+        assert.equal(valueOf("state", "address: 0, type: uint16, enum: {1: on}, invalid: [max]", "FFFF"), "missing");
     });
 
     it("is out of range beyond what is valid, and beyond what is possible", () => {
-        assert.equal(value("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "0000"), 0);
-        assert.equal(value("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "1388"), 50);
-        assert.equal(value("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "07D0"), "range");
-        assert.equal(value("soc_pct", "address: 0, type: uint16", "03E8"), "range");
+        assert.equal(valueOf("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "0000"), 0);
+        assert.equal(valueOf("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "1388"), 50);
+        assert.equal(valueOf("x_hz", "address: 0, type: uint16, scale: 0.01, valid: [[0, 0], [45, 66]]", "07D0"), "range");
+        assert.equal(valueOf("soc_pct", "address: 0, type: uint16", "03E8"), "range");
     });
 
     it("is scaled by the register of the same answer, and bad without a scale", () => {
@@ -191,7 +191,7 @@ describe("a point of a modbus map", () => {
             ["multiply_pow10", "800003E5", "sf"],
             ["multiply_pow10", "000B03E5", "sf"],
         ] as const) {
-            assert.equal(value("irradiance_ghi_w_m2", `address: 5, type: int16, scale: {register: 4, rule: ${rule}}`, hex, rest), expected);
+            assert.equal(valueOf("irradiance_ghi_w_m2", `address: 5, type: int16, scale: {register: 4, rule: ${rule}}`, hex, rest), expected);
         }
     });
 
