@@ -121,12 +121,13 @@ async function freePort(wanted, host) {
 }
 
 /** What the flow asks the environment for, `${NAME}` in its nodes; the rest of the names is listed in its global configuration. */
-function setEnvironment(options, simPort) {
+function setEnvironment(options, simPort, rtuPort) {
     process.env.WL_ZONE ||= Intl.DateTimeFormat().resolvedOptions().timeZone;
     process.env.WL_PLANT_PORT ||= String(simPort);
     Object.assign(process.env, {
         WL_USER_DIR: options.userDir,
         WL_SIM_PORT: String(simPort),
+        WL_SIM_RTU_PORT: String(rtuPort),
         WL_SIM_SPEED: String(options.speed),
         WL_SIM_FAULT: options.fault,
         WL_SIM_SEED: String(options.seed),
@@ -182,7 +183,7 @@ function introduce(RED, nodeRed, options, url, notes) {
         `  Dashboard  ${url}/dashboard/plant`,
         `  Editor     ${url}/`,
         sims.length > 0
-            ? `  Simulated  the whole plant, on Modbus TCP port ${process.env.WL_SIM_PORT}: two inverters, battery, meter,\n             weather station and tracker by SunSpec, a check meter by point map; ${pace}, seed ${options.seed}${faulty}`
+            ? `  Simulated  the whole plant, on Modbus TCP port ${process.env.WL_SIM_PORT}: two inverters, battery, meter,\n             weather station and tracker by SunSpec, a check meter by point map on port ${process.env.WL_SIM_RTU_PORT} (RTU); ${pace}, seed ${options.seed}${faulty}`
             : "  Simulated  nothing",
         `  Data       ${options.userDir}`,
         `  InfluxDB   ${options.influx || "none; add one with --influx URL"}`,
@@ -208,7 +209,8 @@ async function main() {
     process.on("exit", () => rmSync(lockFile, { force: true }));
     const host = process.env.WL_HOST || "127.0.0.1";
     const port = await freePort(options.port, host);
-    setEnvironment(options, await freePort(1502, "127.0.0.1"));
+    const simPort = await freePort(1502, "127.0.0.1");
+    setEnvironment(options, simPort, await freePort(simPort + 1, "127.0.0.1"));
     const note = placeFlow(options.userDir, FLOW);
     const RED = await startNodeRed(nodeRed, options, port);
     const sent = options.check ? watchReadings(RED) : undefined;
