@@ -7,6 +7,7 @@ import { type WireOptions, WireTransport } from "./wire.js";
 export interface UdpOptions extends WireOptions {
     host: string;
     port: number;
+    createSocket?: (type: "udp4" | "udp6") => Socket;
 }
 
 /**
@@ -21,7 +22,7 @@ export class UdpTransport extends WireTransport<UdpOptions> {
     constructor(options: UdpOptions) {
         super(options);
         this.target = `${options.host}:${options.port} (UDP)`;
-        const socket = createSocket(isIPv6(options.host) ? "udp6" : "udp4");
+        const socket = (options.createSocket ?? createSocket)(isIPv6(options.host) ? "udp6" : "udp4");
         this.socket = socket;
         socket.on("error", (error) => this.end(this.closed(errorCode(error) ?? error.message, error)));
         socket.on("message", (datagram: Buffer) => this.receive(datagram));
