@@ -63,7 +63,7 @@ export async function fuzz(kind: LinkKind["kind"], exchanges: number, seed: numb
 }
 
 /** What a promise ends in, while time passes. */
-async function settled(promise: Promise<Buffer | void>, clock: ManualClock, withinMs: number, about = ""): Promise<unknown> {
+export async function settled(promise: Promise<unknown>, clock: ManualClock, withinMs: number, about = ""): Promise<unknown> {
     const done = new AbortController();
     let outcome: unknown;
     const settle = (ended: unknown) => {
@@ -79,7 +79,8 @@ async function settled(promise: Promise<Buffer | void>, clock: ManualClock, with
     }
 }
 
-function connect(kind: LinkKind["kind"], peer: HostilePeer, strays: Strays, clock: ManualClock, onLost: () => void): Transport {
+/** A transport whose wire is in memory and ends at a peer. */
+export function connect(kind: LinkKind["kind"], peer: HostilePeer, strays: Strays, clock: ManualClock, onLost: (error: ModbusError) => void): Transport {
     const common = { host: "peer", port: 1, clock, onLost };
     const line = new MemoryLine(peer);
     if (kind === "udp") return new UdpTransport({ ...common, framing: new DatagramFraming(), createSocket: () => line as unknown as UdpSocket });
@@ -143,7 +144,7 @@ interface Frame {
 }
 
 /** A device, its line and its bridge, that work off requests in order and get everything else wrong. */
-class HostilePeer {
+export class HostilePeer {
     /** What is being asked, beside reads that the transport sends on its own. */
     request: ModbusRequest | undefined;
     /** The last write whose confirmation was sent whole. */
@@ -153,9 +154,11 @@ class HostilePeer {
     private state: number;
     private readonly isRtu: boolean;
 
+    /** @param isBroken It never answers right. */
     constructor(
         private readonly kind: LinkKind["kind"],
         seed: number,
+        private readonly isBroken = false,
     ) {
         this.state = seed;
         this.isRtu = kind === "rtu" || kind === "rtutcp";
@@ -181,6 +184,7 @@ class HostilePeer {
     /** What comes back for what was sent, in the pieces in which it comes. */
     answer(sent: Buffer): Buffer[] {
         const frame = this.right(sent);
+        if (this.isBroken) return [this.upTo(3) === 0 ? Buffer.alloc(0) : frame.bytes.subarray(0, this.upTo(frame.bytes.length))].filter(({ length }) => length > 0);
         if (this.late.length > 0 && this.upTo(3) === 0) {
             this.late.push(frame);
             return [];

@@ -2,8 +2,11 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import type { LinkMember } from "../../../dist/modbus/link.js";
+import { type LinkMember, ModbusLink } from "../../../dist/modbus/link.js";
+import { Strays } from "../../../dist/modbus/rtu.js";
+import { ManualClock } from "../../common/manual-clock.js";
 import { type Behaviour, faults } from "../../modbus/fault-server.js";
+import { connect, HostilePeer, settled } from "../../modbus/fuzz.js";
 import { holding, outcome, Rig, SETTINGS } from "../../modbus/rig.js";
 
 setFlagsFromString("--expose-gc");
@@ -32,6 +35,36 @@ describe("A Modbus link over 100,000 failed reads", function () {
         assert.equal(rig.clock.waiting, 0);
     });
 });
+
+for (const kind of ["rtutcp", "rtu", "udp"] as const) {
+    describe(`A Modbus link over ${kind} and 100,000 failed reads`, function () {
+        this.timeout(180_000);
+
+        it("keeps its heap and timers flat", async () => {
+            const clock = new ManualClock();
+            const peer = new HostilePeer(kind, 1, true);
+            const strays = new Strays();
+            const link = new ModbusLink({ createTransport: (onLost) => connect(kind, peer, strays, clock, onLost), clock, random: () => 1 });
+            const member = link.join({ ...SETTINGS, timeoutMs: 100 });
+            const codes = new Set<unknown>();
+            const fail = async (count: number) => {
+                for (let i = 0; i < count; i++) {
+                    const read = outcome(member.read({ ...holding(1 + (i % 247), i % 50, 1 + (i % 5)), probe: true }));
+                    codes.add(await settled(read, clock, 60_000));
+                }
+                collectGarbage();
+                collectGarbage();
+                return process.memoryUsage().heapUsed;
+            };
+            const before = await fail(20_000);
+            const after = await fail(100_000);
+            assert.ok(after - before < 1_500_000, `the heap grew by ${after - before} bytes`);
+            assert.deepEqual(codes, new Set(["MODBUS_TIMEOUT", "MODBUS_FRAME"]));
+            await member.leave();
+            assert.equal(clock.waiting, 0);
+        });
+    });
+}
 
 /** Each way to fail in turn; those that cost a connection less often. */
 const FAULTS: [Behaviour, string][] = [
