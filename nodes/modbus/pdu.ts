@@ -138,6 +138,7 @@ export function parseAnswer(data: Buffer, start: number, end: number, request: M
         if (first !== bytes || end - start !== bytes + 2) {
             throw broken(request, `it holds ${end - start - 2} bytes, says ${first} and should have ${bytes}`);
         }
+        if (isRequest(data, start, end, request)) throw broken(request, "it is the request itself, come back");
         return data.subarray(start + 2, end);
     }
     if (code !== (asked | 0x80)) throw broken(request, `it is for function ${code} instead of ${asked}`);
@@ -146,6 +147,11 @@ export function parseAnswer(data: Buffer, start: number, end: number, request: M
     return new ModbusError("MODBUS_EXCEPTION", `Unit ${request.unit} ${reason} (exception ${first}, ${describe(request)}).`, {
         exception: first,
     });
+}
+
+/** Bits can look like it: reading 17 to 24 at 768 to 1023. Where they truly do, the answer cannot be told from an echo. */
+function isRequest(data: Buffer, start: number, end: number, { address, quantity }: ReadRequest): boolean {
+    return end - start === SHORT_PDU_LENGTH && data.readUInt16BE(start + 1) === address && data.readUInt16BE(start + 3) === quantity;
 }
 
 /** A write's answer repeats its address, and its value or quantity (V1.1b3 §6.5, §6.6, §6.11, §6.12). */

@@ -5,6 +5,8 @@ import { type ExchangeOptions, type Framing, ModbusError, type ModbusRequest, ty
 
 /** Unit, function, exception code, check: no frame is shorter. */
 const EXCEPTION_LENGTH = 5;
+/** Noise of fewer bytes is no frame: many RS485 drivers send one as they switch. */
+const NOISE_LENGTH = 5;
 /** Of any write's answer, before the check: unit, function, address, and value or quantity. */
 const CONFIRMATION_LENGTH = 6;
 
@@ -13,6 +15,9 @@ const STRAY_MS = 30_000;
 
 /** So many reads of different lengths are thought of to tell a late answer from a new one. */
 const MOST_FENCES = 4;
+
+/** After so many of them a request is given up. */
+const MOST_TRIES = 8;
 
 /** Silence that ends a disturbance, ms. */
 const DRAIN_MS = 50;
@@ -100,7 +105,7 @@ export class RtuFraming implements Framing {
     private unasked = 0;
     /** The echo of this request has passed, or none will come. */
     private echoed = false;
-    /** Whether this line returns what we send; unknown before the first read. */
+    /** Whether this line returns what we send, as the last read showed; unknown before the first, and after noise. */
     private echoes: boolean | undefined;
 
     constructor(
@@ -204,19 +209,20 @@ export class RtuFraming implements Framing {
         const answer = parseAnswer(data, at + 1, end - CRC_LENGTH, request);
         const more = data.length - end;
         const isTwice = startsAlike(data, end, data.subarray(at, end)) && more <= end - at;
-        if (more >= EXCEPTION_LENGTH && !isTwice) throw broken(request, `${more} bytes follow it`);
+        if (more >= NOISE_LENGTH && !isTwice) throw broken(request, `${more} bytes follow it`);
         this.awaited = undefined;
         this.rest = NOTHING;
-        if (!isWrite(request)) this.echoes = this.echoed || this.echoes === true;
+        // What is as long as an echo may be a broken one.
+        const isClean = this.heard - (data.length - at) < NOISE_LENGTH;
+        if (!isWrite(request)) this.echoes = this.echoed || (isClean ? false : undefined);
         this.strays.answered(request, answer instanceof ModbusError, this.heardAt);
         this.overhear(more);
         return answer;
     }
 
-    /** Fewer bytes than a frame are noise: many RS485 drivers send one as they switch. */
     private overhear(bytes: number): void {
         this.unasked += bytes;
-        if (this.unasked < EXCEPTION_LENGTH) return;
+        if (this.unasked < NOISE_LENGTH) return;
         this.disturb();
         if (this.last) this.strays.add(this.last, this.heardAt);
     }
@@ -296,9 +302,9 @@ export class RtuTransport implements Transport {
         const { framing } = this.options;
         const limit = this.clock.monotonic() + 2 * options.timeoutMs;
         await this.silence(request, limit);
-        for (let fence = framing.fence(request); fence; fence = framing.fence(request)) {
+        for (let sent = 0, fence = framing.fence(request); fence; sent++, fence = framing.fence(request)) {
             const left = limit - this.clock.monotonic();
-            if (left <= 0) throw broken(request, "answers to earlier requests keep coming: allow it more time");
+            if (left <= 0 || sent === MOST_TRIES) throw broken(request, "late answers or noise keep coming: allow it more time, check wiring and termination");
             await this.send(fence, { ...options, timeoutMs: Math.min(options.timeoutMs, left) }).catch((error: unknown) => {
                 if (!(error instanceof ModbusError) || error.code !== "MODBUS_EXCEPTION") throw error;
             });

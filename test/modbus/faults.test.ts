@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import type { LinkMember } from "../../dist/modbus/link.js";
+import type { ReadRequest } from "../../dist/modbus/transport.js";
 import { type Behaviour, faults, mbap } from "./fault-server.js";
 import { holding, outcome, Rig, SETTINGS } from "./rig.js";
 
@@ -10,7 +11,7 @@ interface Row {
     ends: string;
     /** Whether it takes the timeout, or is known at once. */
     afterTimeout?: boolean;
-    request?: ReturnType<typeof holding>;
+    request?: ReadRequest;
     checkUnit?: boolean;
 }
 
@@ -70,6 +71,7 @@ const ROWS: Row[] = [
     { name: "exception 0x0B of a gateway", fault: faults.exception(0x0b), ends: "MODBUS_EXCEPTION" },
     { name: "exception 250, which no standard knows", fault: faults.exception(250), ends: "MODBUS_EXCEPTION" },
     { name: "the request comes back", fault: faults.echo, ...FRAME },
+    { name: "a request for bits comes back that looks like an answer", fault: faults.echo, ...FRAME, request: { unit: 1, table: "discrete", address: 0x0342, quantity: 18 } },
 ];
 
 describe("A Modbus TCP fault", () => {
@@ -84,7 +86,7 @@ describe("A Modbus TCP fault", () => {
             const member = rig.join({ checkUnit: row.checkUnit ?? true });
             await rig.readsRight(member, holding(1, 0, 60));
             rig.server.script(row.fault);
-            const request = holding(1, 200, 4);
+            const { request = holding(1, 200, 4) } = row;
             const seen = row.ends === "MODBUS_FRAME" ? rig.received() : rig.server.nextRequest();
             const read = outcome(member.read(request));
             await seen;

@@ -143,6 +143,21 @@ describe("A write", () => {
             await rig.stop();
         });
 
+        it(`is confirmed on a line with noise, though not where the noise may hide an echo (${kind})`, async () => {
+            const rig = await Rig.start({}, kind);
+            let noise = Buffer.from([0]);
+            rig.server.otherwise = (_asked, { send, right }) => send(Buffer.concat([noise, right]));
+            const member = rig.join();
+            await rig.until(member.write(register(2, 3)));
+            await rig.until(member.write(coil(2, 1)));
+            noise = Buffer.alloc(8, 0x55);
+            await rig.until(member.read(holding(1)));
+            await assert.rejects(rig.until(member.write(register(2, 4))), { code: "MODBUS_OUTCOME_UNKNOWN" });
+            assert.deepEqual(rig.server.asked.filter(({ function: code }) => code > 4).map(({ function: code }) => code), [6, 5]);
+            await member.leave();
+            await rig.stop();
+        });
+
         it(`is not confirmed by its own echo when it is the first request (${kind})`, async () => {
             const rig = await Rig.start({}, kind);
             rig.server.otherwise = faults.echo;
