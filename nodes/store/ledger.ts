@@ -47,6 +47,8 @@ export interface LedgerStats {
 export const MAX_ENTRY_BYTES = 65_535;
 /** A record holds at most so much, so that reading one entry costs little. */
 const RECORD_BYTES = 256 * 1024;
+/** One commit writes at most so much. */
+const COMMIT_BYTES = 1024 * 1024;
 /** Appends wait for a disk that hangs until they hold so much. */
 const WAITING_BYTES = 64 * 1024 * 1024;
 const READ_BYTES = 1024 * 1024;
@@ -330,7 +332,7 @@ export class Ledger {
     /** Writes what waits; never rejects, whoever appended is told. */
     private async commit(): Promise<void> {
         while (this.waiting.length > 0) {
-            const group = takeRecord(this.waiting);
+            const group = take(this.waiting, COMMIT_BYTES);
             try {
                 const opened = await this.open();
                 const first = await this.write(opened, group);
@@ -352,7 +354,13 @@ export class Ledger {
         // What the disk refused before; it would grow without end.
         await hashes.flush();
         const first = tree.size;
-        await log.append([encodeEntries(first, group.map(({ entry }) => entry))]);
+        const records: SpoolRecord[] = [];
+        for (let [rest, seq] = [[...group], first]; rest.length > 0; ) {
+            const part = take(rest, RECORD_BYTES);
+            records.push(encodeEntries(seq, part.map(({ entry }) => entry)));
+            seq += part.length;
+        }
+        await log.append(records);
         for (const { entry } of group) hashes.add(tree.add(leafHash(entry)));
         // The entries are kept; their hashes can be written later, or made again.
         await hashes.flush().catch(() => undefined);
@@ -523,11 +531,11 @@ function decodeEntries({ seq, count, body }: SpoolRecord): Buffer[] {
     return entries;
 }
 
-/** Takes as many as one record may hold. */
-function takeRecord(waiting: Waiting[]): Waiting[] {
+/** Takes the first ones, as many as so many bytes hold. */
+function take(waiting: Waiting[], most: number): Waiting[] {
     let [count, bytes] = [0, 0];
     for (const { entry } of waiting) {
-        if (count > 0 && bytes + entry.length > RECORD_BYTES) break;
+        if (count > 0 && bytes + entry.length > most) break;
         bytes += entry.length + 4;
         count++;
     }

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 
 /*
  * The Merkle tree of RFC 6962 §2.1 (RFC 9162 §2.1): SHA-256, a prefix that tells leaves from nodes, split at the largest power of
@@ -6,18 +6,18 @@ import { createHash } from "node:crypto";
  */
 export const HASH_BYTES = 32;
 /** Root of the tree without leaves. */
-export const EMPTY_ROOT = createHash("sha256").digest();
+export const EMPTY_ROOT = hash("sha256", "", "buffer");
 const LEAF = Buffer.from([0]);
 const NODE = Buffer.from([1]);
 
 /** Hash of an entry. */
 export function leafHash(entry: Uint8Array | string): Buffer {
-    return createHash("sha256").update(LEAF).update(entry).digest();
+    return hash("sha256", Buffer.concat([LEAF, typeof entry === "string" ? Buffer.from(entry) : entry]), "buffer");
 }
 
 /** Hash of two subtrees. */
 export function nodeHash(left: Uint8Array, right: Uint8Array): Buffer {
-    return createHash("sha256").update(NODE).update(left).update(right).digest();
+    return hash("sha256", Buffer.concat([NODE, left, right]), "buffer");
 }
 
 /** The node over leaves [index * 2^level, (index + 1) * 2^level). */
@@ -126,18 +126,18 @@ function splitOf(size: number): number {
 /** True when `proof` shows that the leaf at `index` is in the tree of `size` with that root (RFC 9162 §2.1.3.2). */
 export function verifyInclusion(index: number, size: number, leaf: Buffer, proof: readonly Buffer[], root: Buffer): boolean {
     if (!isIndex(index) || !isIndex(size) || index >= size || !areHashes([leaf, root, ...proof])) return false;
-    let [at, last, hash] = [index, size - 1, leaf];
+    let [at, last, node] = [index, size - 1, leaf];
     for (const sibling of proof) {
         if (last === 0) return false;
         if (at % 2 === 1 || at === last) {
-            hash = nodeHash(sibling, hash);
+            node = nodeHash(sibling, node);
             while (at % 2 === 0 && at !== 0) [at, last] = [at / 2, half(last)];
         } else {
-            hash = nodeHash(hash, sibling);
+            node = nodeHash(node, sibling);
         }
         [at, last] = [half(at), half(last)];
     }
-    return last === 0 && hash.equals(root);
+    return last === 0 && node.equals(root);
 }
 
 /** True when `proof` shows that the tree of size `to` begins with all of the tree of size `from` (RFC 9162 §2.1.4.2). */
@@ -172,5 +172,5 @@ function isIndex(value: number): boolean {
 }
 
 function areHashes(hashes: readonly Buffer[]): boolean {
-    return hashes.every((hash) => hash.length === HASH_BYTES);
+    return hashes.every(({ length }) => length === HASH_BYTES);
 }
