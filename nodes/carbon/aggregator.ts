@@ -11,9 +11,10 @@ import type { Evidence } from "./capsule-file.js";
 import { iso } from "./deductions.js";
 import { parseFactors } from "./factor.js";
 import { type Adjustment, CALENDARS, type Interval, samplingClass, sum } from "./interval.js";
-import { instantField, parseInventory } from "./meters.js";
+import { isSigned } from "./capsule.js";
+import { instantField, parseInventory, recordAt } from "./meters.js";
 import type { Report } from "./report.js";
-import { sampleOf } from "./settlement.js";
+import { type MeterSample, sampleOf } from "./settlement.js";
 
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
@@ -94,6 +95,7 @@ export class Aggregator {
     private resolveOpened!: (book: Book) => void;
     private rejectOpened!: (error: unknown) => void;
     private readonly foreign = new Set<string>();
+    private readonly unsigned = new Set<string>();
     private refused = "";
     private handing: Promise<unknown> = Promise.resolve();
 
@@ -156,10 +158,22 @@ export class Aggregator {
             return;
         }
         const sample = sampleOf(reading, now);
-        if (typeof sample !== "string") await (await this.opened).add(sample);
+        if (typeof sample !== "string") await (await this.opened).add(this.witnessed(sample));
         else if (sample === "clock not set" || sample === "stamped in the future") {
             throw new WattError("SAMPLE_REFUSED", `A reading of ${meter} is stamped ${iso(reading.timestamp)}, which cannot be: set the clock of the device.`);
         }
+    }
+
+    /** A sample of a device with a key counts only with its signature. */
+    private witnessed(sample: MeterSample): MeterSample {
+        const key = recordAt(this.rules.meters.filter(({ meter }) => meter === sample.meter), sample.at)?.key;
+        if (key === undefined || sample.origin !== "measured" || isSigned(sample, key)) return sample;
+        const { boot: _boot, seq: _seq, signature: _signature, ...unsigned } = sample;
+        if (!this.unsigned.has(sample.meter)) {
+            this.unsigned.add(sample.meter);
+            this.listener.onWarning(new WattError("SIGNATURE_INVALID", `A reading of ${sample.meter} does not bear its device's signature: such readings are kept as doubtful, and nothing is claimed by them.`));
+        }
+        return { ...unsigned, origin: "doubtful" };
     }
 
     /** Answers a command. @throws WattError COMMAND_INVALID, ADJUSTMENT_UNKNOWN */

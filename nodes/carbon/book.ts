@@ -25,8 +25,6 @@ export interface BookRules extends IntervalRules {
     calendar: Calendar;
     minTonnes: number;
     version: string;
-    /** By meter, its device's Ed25519 public key in base64: what such a meter measured must bear its signature. */
-    keys?: Record<string, string>;
 }
 
 export interface BookOptions {
@@ -448,7 +446,7 @@ export class Book {
         const kept = this.db.all<{ id: number; body: string }>("SELECT id, body FROM rules ORDER BY id");
         const used = new Map(rows.map(({ number, stage, rules }) => [number, { stage, rules: kept.find(({ id }) => id === rules)!.body }]));
         const states = Object.fromEntries([...this.meters].flatMap(([name, { id }]) => [[name, this.opening(rows[0]!.number, id)] as const]));
-        return evidenceTerms(input, this.stage, this.options.rules.keys ?? {}, states, (number) => used.get(number)!);
+        return evidenceTerms(input, this.stage, states, (number) => used.get(number)!);
     }
 
     /**

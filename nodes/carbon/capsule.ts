@@ -1,9 +1,9 @@
-import { verify, type KeyObject } from "node:crypto";
 import { z } from "zod";
 import { errorText, WattError } from "../common/errors.js";
 import { canonicalJson, parseCanonicalJson, type Json, type JsonObject } from "../store/canonical-json.js";
-import { ed25519Key, parseBase64 } from "../store/checkpoint.js";
+import { isSignedBy, parseBase64 } from "../store/checkpoint.js";
 import { Frontier, leafHash } from "../store/merkle.js";
+import type { MeterSample } from "./settlement.js";
 import type { CapsuleOutcome, CapsuleTerms, RawSample, Recomputation, Recompute } from "./recompute.js";
 
 /*
@@ -40,7 +40,7 @@ const termsSchema = z.strictObject({
     code: z.strictObject({ name: z.string(), version: z.string() }),
     meters: z.array(object),
     opening: object,
-    keys: z.record(z.string(), z.string()),
+    keys: z.array(z.strictObject({ meter: z.string(), key: z.string(), from: z.number(), to: z.number() })),
     factor: object,
     settings: object,
 });
@@ -58,9 +58,14 @@ export interface CapsuleSummary {
     outcome: CapsuleOutcome;
 }
 
-/** What a device signs of a sample with its Ed25519 key: the canonical JSON of what it says, UTF-8. */
-export function statementOf({ signature: _signature, since: _since, ...said }: RawSample): string {
-    return canonicalJson(plain(said));
+/** What a device signs of a sample with its Ed25519 key: the canonical JSON of its registers and where and when they were read, UTF-8. */
+export function statementOf({ meter, at, exportWh, importWh, serial, origin, boot, seq }: MeterSample): string {
+    return canonicalJson(plain({ meter, at, exportWh, importWh, serial, origin, boot, seq }));
+}
+
+/** True for a sample that bears the signature of this device, whose public key is 32 bytes in base64. */
+export function isSigned(sample: MeterSample, key: string): boolean {
+    return sample.signature !== undefined && isSignedBy(key, statementOf(sample), sample.signature);
 }
 
 /** The order of samples in a capsule: meter in UTF-16 order, time, then their lines. */
@@ -145,7 +150,6 @@ class Checker {
     private terms: CapsuleTerms | undefined;
     private run: Recomputation | undefined;
     private refusal: string | undefined;
-    private readonly keys = new Map<string, KeyObject>();
     private readonly signatures = { valid: 0, missing: 0, wrong: 0, unchecked: 0 };
     private last: RawSample | undefined;
     private held: { bytes: Buffer; text: string }[] = [];
@@ -165,11 +169,8 @@ class Checker {
         const { terms } = parse(headSchema, text, "The first line") as unknown as { terms: CapsuleTerms };
         this.terms = terms;
         this.tree.add(leafHash(bytes));
-        for (const [meter, encoded] of Object.entries(terms.keys)) {
-            const raw = parseBase64(encoded);
-            if (raw?.length !== 32) throw invalid(`The key of ${meter} is not an Ed25519 key in base64.`);
-            this.keys.set(meter, ed25519Key(raw));
-        }
+        const wrong = terms.keys.find(({ key }) => parseBase64(key)?.length !== 32);
+        if (wrong) throw invalid(`The key of ${wrong.meter} is not an Ed25519 key in base64.`);
         this.attempt(() => {
             this.run = this.recompute(terms);
         });
@@ -185,15 +186,11 @@ class Checker {
     }
 
     private signature(sample: RawSample): void {
-        const { meter, signature, origin } = sample;
-        const key = this.keys.get(meter);
-        if (!key) this.signatures.unchecked += signature === undefined ? 0 : 1;
+        const { meter, at, signature, origin } = sample;
+        const device = this.terms!.keys.find((entry) => entry.meter === meter && entry.from <= at && at < entry.to);
+        if (!device) this.signatures.unchecked += signature === undefined ? 0 : 1;
         else if (signature === undefined) this.signatures.missing += origin === "measured" ? 1 : 0;
-        else {
-            const raw = parseBase64(signature);
-            const isValid = raw?.length === 64 && verify(null, Buffer.from(statementOf(sample)), key, raw);
-            this.signatures[isValid ? "valid" : "wrong"]++;
-        }
+        else this.signatures[isSigned(sample, device.key) ? "valid" : "wrong"]++;
     }
 
     finish(): Verdict {
@@ -223,7 +220,7 @@ class Checker {
         const { valid, missing, wrong, unchecked } = this.signatures;
         const more = unchecked > 0 ? ` ${unchecked} of meters without a key are not checked.` : "";
         if (missing + wrong > 0) return { check: "signatures", ok: false, text: `${wrong} device signatures are wrong, ${missing} measured samples have none though their meter has a key.${more}` };
-        if (this.keys.size === 0) return { check: "signatures", ok: true, text: `No device key is named: who measured the samples is not shown.${more}` };
+        if (this.terms!.keys.length === 0) return { check: "signatures", ok: true, text: `No device key is named: who measured the samples is not shown.${more}` };
         return { check: "signatures", ok: true, text: `${valid} device signatures are valid.${more}` };
     }
 

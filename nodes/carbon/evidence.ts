@@ -48,7 +48,7 @@ interface SealedBounds {
  * @param stage How many intervals were sealed and reports made before this one.
  * @param statesNow States of the meters before the first interval, with late data.
  */
-export function evidenceTerms(input: ReportInput, stage: number, keys: Record<string, string>, statesNow: Record<string, MeterState | undefined>, sealedBy: (interval: number) => { stage: number; rules: string }): CapsuleTerms {
+export function evidenceTerms(input: ReportInput, stage: number, statesNow: Record<string, MeterState | undefined>, sealedBy: (interval: number) => { stage: number; rules: string }): CapsuleTerms {
     const { project, number, intervals, adjustments, carry, factors, acceptsUnsourced, meters, invoices, silent, minTonnes, version } = input;
     const bodies = [...new Set(intervals.map((interval) => sealedBy(interval.number).rules))];
     const bounds = intervals.map(({ number: n, from, to, sealedAt }): SealedBounds => {
@@ -61,7 +61,7 @@ export function evidenceTerms(input: ReportInput, stage: number, keys: Record<st
         period: { from: intervals[0]!.from, to: intervals.at(-1)!.to },
         code: { name: "@wattledger/node-red-energy", version },
         meters,
-        keys,
+        keys: meters.flatMap(({ meter, key, from, to }) => (key === undefined ? [] : [{ meter, key, from, to }])),
         factor: { factors },
         settings: { project, number, acceptsUnsourced, minTonnes, rules: bodies.map((body) => JSON.parse(body) as Json) },
         opening: { stage, intervals: bounds, states, statesNow, adjustments, invoices, silent, carry: carry ?? null },

@@ -49,6 +49,8 @@ const recordSchema = z.strictObject({
     /** Where the register starts again at 0, Wh. */
     modulusWh: z.number().int().positive().max(Number.MAX_SAFE_INTEGER).optional(),
     accuracyClass: z.string().default(""),
+    /** The device's Ed25519 public key, 32 bytes in base64: what it measured counts only with its signature. */
+    key: z.string().regex(/^[A-Za-z0-9+/]{43}=$/, "must be an Ed25519 public key: 32 bytes in base64").optional(),
     /** Maximum permissible error of each direction, as a ratio: 0.005 for class 0.5. Taken off where no calibration holds. */
     mpeExport: ratio.optional(),
     mpeImport: ratio.optional(),

@@ -19,8 +19,8 @@ export interface CapsuleTerms {
     meters: JsonObject[];
     /** What the engine knew beside the samples: bounds of the sealed intervals, states of the meters before the first, what was carried over, late data, invoices. */
     opening: JsonObject;
-    /** By meter, the device's Ed25519 public key, 32 bytes in base64: every measured sample of such a meter must bear its signature. */
-    keys: Record<string, string>;
+    /** Ed25519 public keys of devices, 32 bytes in base64: every measured sample of such a meter within [from, to) must bear its signature. */
+    keys: { meter: string; key: string; from: number; to: number }[];
     /** The emission factor with its source. */
     factor: JsonObject;
     /** Rules and settings of the aggregation. */

@@ -76,6 +76,7 @@ export function sampleOf({ payload, reading, timestamp }: ReadingMessage, now: n
         ...(typeof serial === "string" && serial !== "" && { serial }),
         origin: originOf(reading, exportWh !== undefined, importWh !== undefined),
         ...(count > 0 && { values }),
+        ...(typeof reading.signature === "string" && { boot: reading.boot, seq: reading.seq, signature: reading.signature }),
     };
 }
 
@@ -100,7 +101,10 @@ function worse(a: Origin, b: Origin): Origin {
 export function mergeSamples(a: MeterSample, b: MeterSample): MeterSample {
     const { exportWh, importWh, serial } = a;
     const contradicts = (x: unknown, y: unknown) => x !== undefined && y !== undefined && x !== y;
-    const isContradiction = contradicts(exportWh, b.exportWh) || contradicts(importWh, b.importWh) || contradicts(serial, b.serial);
+    const isOtherwise = contradicts(exportWh, b.exportWh) || contradicts(importWh, b.importWh) || contradicts(serial, b.serial);
+    // What two signed messages make together no device has signed.
+    const isUnsigned = (a.signature ?? b.signature) !== undefined && (exportWh !== b.exportWh || importWh !== b.importWh || serial !== b.serial);
+    const isContradiction = isOtherwise || isUnsigned;
     const least = (x: number | undefined, y: number | undefined) => (x === undefined ? y : y === undefined ? x : Math.min(x, y));
     const most = (x: number | undefined, y: number | undefined) => (x === undefined ? y : y === undefined ? x : Math.max(x, y));
     const values: Record<string, number> = { ...a.values };

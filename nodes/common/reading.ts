@@ -26,6 +26,10 @@ export interface ReadingMeta {
     bad?: Record<string, BadReason>;
     /** True where no device measured this: simulated data never reaches a claim. */
     simulated?: boolean;
+    /** Start of the device within which `seq` counts, where it says so. */
+    boot?: number;
+    /** The device's own Ed25519 signature, base64, kept as evidence (docs/evidence.md says of what). */
+    signature?: string;
 }
 
 /** The one message between nodes (design §4). Unknown properties survive. */

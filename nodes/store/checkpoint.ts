@@ -153,8 +153,25 @@ export function verifyEntry(entry: Uint8Array | string, proof: string, verifier:
     return { ...head, index };
 }
 
+/** Keys of devices, parsed. */
+const parsed = new Map<string, KeyObject>();
+
+/** True where `signature` over `text` was made with the Ed25519 key; public key (32 bytes) and signature in base64. */
+export function isSignedBy(publicKey: string, text: string, signature: string): boolean {
+    const raw = parseBase64(signature);
+    let key = parsed.get(publicKey);
+    if (!key) {
+        const bytes = parseBase64(publicKey);
+        if (bytes?.length !== 32) return false;
+        key = ed25519Key(bytes);
+        if (parsed.size >= 1000) parsed.clear();
+        parsed.set(publicKey, key);
+    }
+    return raw?.length === 64 && verify(null, Buffer.from(text), key, raw);
+}
+
 /** The 32 bytes of an Ed25519 public key as a key. */
-export function ed25519Key(raw: Buffer): KeyObject {
+function ed25519Key(raw: Buffer): KeyObject {
     return createPublicKey({ key: Buffer.concat([SPKI_PREFIX, raw]), format: "der", type: "spki" });
 }
 

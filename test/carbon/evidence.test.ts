@@ -117,10 +117,10 @@ describe("the evidence of a report", () => {
     it("is refused when a counter is raised, though tree and report are made anew by someone without the device's key", async () => {
         const { privateKey, publicKey } = generateKeyPairSync("ed25519");
         const key = publicKey.export({ type: "spki", format: "der" }).subarray(12).toString("base64");
-        await open({ keys: { "site/m1": key } });
+        await open({ meters: [meterRecord({ key })] });
         const signed = steady(START, START + DAY + HOUR, 100_000).map((sample, i): MeterSample => {
             const said = { ...sample, boot: 1, seq: i };
-            return { ...said, signature: sign(null, Buffer.from(statementOf({ ...said, since: 0 })), privateKey).toString("base64") };
+            return { ...said, signature: sign(null, Buffer.from(statementOf(said)), privateKey).toString("base64") };
         });
         await put([...signed, ...signed]);
         clock.set(START + DAY + HOUR);

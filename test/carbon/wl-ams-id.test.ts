@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { generateKeyPairSync, sign } from "node:crypto";
 import { type EventEmitter, once } from "node:events";
 import type { Node } from "node-red";
 import type { BookStats } from "../../dist/carbon/book.js";
@@ -112,6 +113,27 @@ describe("wl-ams-id", () => {
         const estimated = next<{ payload: Record<string, unknown>; interval: Interval }>("interval");
         await ask("check");
         assert.deepEqual((await estimated).interval.meters[0]!.excludedExport, { estimated: 2_400_000 });
+    });
+
+    it("counts what a device with a key measured with its signature only, and proves it", async () => {
+        const { privateKey, publicKey } = generateKeyPairSync("ed25519");
+        const key = publicKey.export({ type: "spki", format: "der" }).subarray(12).toString("base64");
+        await load({ meters: JSON.stringify([{ ...METER, key }]) });
+        for (let at = START, seq = 0; at <= START + DAY + HOUR; at += 5 * MINUTE, seq++) {
+            const exportWh = Math.floor(((at - START) / HOUR) * 100_000);
+            const statement = `{"at":${at},"boot":3,"exportWh":${exportWh},"importWh":0,"meter":"plant/m1","origin":"measured","seq":${seq}}`;
+            // Half an hour is signed by nobody.
+            const signature = seq < 100 || seq >= 106 ? sign(null, Buffer.from(statement), privateKey).toString("base64") : "AAAA";
+            send(reading(at, exportWh, { boot: 3, seq, signature }));
+        }
+        await ask("status");
+        const report = next<{ payload: Report; evidence: Evidence }>("report");
+        await ask("check");
+        const { payload, evidence } = await report;
+        assert.equal(payload.lines.find(({ code }) => code === "doubtful")?.wh, -58_333);
+        const lines: string[] = [];
+        assert.equal(await verifyReport([evidence.file], (line) => lines.push(line)), 0);
+        assert.ok(lines.some((line) => /^ok {4}signatures {2}\d+ device signatures are valid\.$/.test(line)), lines.join("\n"));
     });
 
     it("previews without recording, with what is refused", async () => {
