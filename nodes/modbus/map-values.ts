@@ -54,7 +54,7 @@ const scratch = Buffer.alloc(8);
  * Puts a value's bytes in the order of the wire, or back: `ABCD` as they are, `CDAB` the registers turned round, `BADC` the
  * bytes of each register turned round, `DCBA` both.
  */
-export function reorder(from: Buffer, at: number, into: Buffer, size: number, order: ByteOrder): void {
+function reorder(from: Buffer, at: number, into: Buffer, size: number, order: ByteOrder): void {
     const turned = order === "CDAB" || order === "DCBA";
     const swapped = order === "BADC" || order === "DCBA" ? 1 : 0;
     for (let word = 0; word < size; word++) {

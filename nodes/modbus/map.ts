@@ -554,7 +554,7 @@ function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, 
 }
 
 /** An enum's name, the names of the bits that are set, or the number where there is no name. */
-export function labelOf({ type, labels, labelsBits }: Pick<MapPoint, "type" | "labels" | "labelsBits">, raw: Exclude<Raw, string | null | undefined>): string {
+function labelOf({ type, labels, labelsBits }: Pick<MapPoint, "type" | "labels" | "labelsBits">, raw: Exclude<Raw, string | null | undefined>): string {
     if (!labelsBits) return labels?.get(Number(raw)) ?? (type.family === "bit" && !labels ? (raw ? "on" : "off") : String(raw));
     const names: string[] = [];
     for (let rest = BigInt(raw), bit = 0; rest > 0n; rest >>= 1n, bit++) if (rest & 1n) names.push(labels?.get(bit) ?? `bit${bit}`);
