@@ -539,7 +539,7 @@ const NOT_WRITTEN = new Set([1, 2, 3, 6, 0x0a]);
 
 /** What a write that was sent ended with, for the one who asked for it. */
 function uncertain(request: WriteRequest, error: ModbusError): ModbusError {
-    if (NOT_WRITTEN.has(error.exception ?? 0)) return error;
+    if (error.unsent || NOT_WRITTEN.has(error.exception ?? 0)) return error;
     const what = `Nobody knows whether ${describe(request)} on unit ${request.unit} was done: read it back before writing again.`;
     return new ModbusError("MODBUS_OUTCOME_UNKNOWN", `${what} ${error.message}`, {
         cause: error,

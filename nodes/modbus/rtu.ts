@@ -299,6 +299,17 @@ export class RtuTransport implements Transport {
     }
 
     private async exchangeWithCare(request: ModbusRequest, options: ExchangeOptions): Promise<Buffer> {
+        try {
+            await this.clear(request, options);
+        } catch (error) {
+            if (!(error instanceof ModbusError)) throw error;
+            throw new ModbusError(error.code, `${error.message} The request itself was not sent.`, { cause: error, unsent: true });
+        }
+        return this.send(request, options);
+    }
+
+    /** Waits for silence and for what could be mistaken for the answer. */
+    private async clear(request: ModbusRequest, options: ExchangeOptions): Promise<void> {
         const { framing } = this.options;
         const limit = this.clock.monotonic() + 2 * options.timeoutMs;
         await this.silence(request, limit);
@@ -310,7 +321,6 @@ export class RtuTransport implements Transport {
             });
             await this.silence(request, limit);
         }
-        return this.send(request, options);
     }
 
     /** The time that the bytes are on the line is not the device's. */

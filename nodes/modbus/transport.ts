@@ -78,10 +78,13 @@ export class ModbusError extends WattError {
     declare readonly code: ModbusErrorCode;
     /** Exception code 1..255 where the device sent one (V1.1b3 §7). */
     readonly exception: number | undefined;
+    /** The request itself did not go out: for certain, nothing was done. */
+    readonly unsent: boolean;
 
-    constructor(code: ModbusErrorCode, message: string, options?: { exception?: number; cause?: unknown }) {
+    constructor(code: ModbusErrorCode, message: string, options?: { exception?: number; unsent?: boolean; cause?: unknown }) {
         super(code, message, options);
         this.exception = options?.exception;
+        this.unsent = options?.unsent ?? false;
     }
 
     /** A gateway says that nobody is behind it: path unavailable, target failed to respond (V1.1b3 §7). The link is well. */

@@ -96,15 +96,15 @@ export abstract class WireTransport<O extends WireOptions> implements Transport 
     }
 
     /** The error of a wire that ended or could not be opened. */
-    protected closed(why: string, cause?: unknown): ModbusError {
+    protected closed(why: string, cause?: unknown, unsent = false): ModbusError {
         const what = this.state === "open" ? "Lost the connection to" : "No connection to";
-        return new ModbusError("MODBUS_CLOSED", `${what} ${this.target}: ${this.hints[why] ?? why}.`, { cause });
+        return new ModbusError("MODBUS_CLOSED", `${what} ${this.target}: ${this.hints[why] ?? why}.`, { cause, unsent });
     }
 
     private wait(timeoutMs: number, late: () => void, start: () => void): Promise<Buffer> {
         return new Promise((resolve, reject) => {
             if (this.state === "over") {
-                reject(this.closed("it is over"));
+                reject(this.closed("it is over", undefined, true));
                 return;
             }
             this.waiting = { resolve, reject, cancelDeadline: this.clock.after(timeoutMs, late) };

@@ -152,7 +152,7 @@ describe("A write", () => {
             await rig.until(member.write(coil(2, 1)));
             noise = Buffer.alloc(8, 0x55);
             await rig.until(member.read(holding(1)));
-            await assert.rejects(rig.until(member.write(register(2, 4))), { code: "MODBUS_OUTCOME_UNKNOWN" });
+            await assert.rejects(rig.until(member.write(register(2, 4))), { code: "MODBUS_FRAME", unsent: true });
             assert.deepEqual(rig.server.asked.filter(({ function: code }) => code > 4).map(({ function: code }) => code), [6, 5]);
             await member.leave();
             await rig.stop();
@@ -162,7 +162,7 @@ describe("A write", () => {
             const rig = await Rig.start({}, kind);
             rig.server.otherwise = faults.echo;
             const member = rig.join();
-            await assert.rejects(rig.until(member.write(register(2, 3))), { code: "MODBUS_OUTCOME_UNKNOWN" });
+            await assert.rejects(rig.until(member.write(register(2, 3))), { code: "MODBUS_TIMEOUT", unsent: true, message: /The request itself was not sent/ });
             assert.ok(rig.server.asked.every(({ function: code }) => code === 3), "nothing was written before the line was known");
             await member.leave();
             await rig.stop();
