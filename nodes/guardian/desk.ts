@@ -37,6 +37,8 @@ type Listener = (result: FilingResult) => void;
 /** One account at one policy, for all nodes that file there. */
 export class Desk {
     readonly client: GuardianClient;
+    /** Hears what a person should know though nothing has failed. */
+    onWarning: (text: string) => void = () => undefined;
     private readonly clock: Clock;
     private readonly http: HttpClient;
     private readonly listeners = new Map<Listener, Kind>();
@@ -140,7 +142,9 @@ export class Desk {
         if (policyId === "") throw new WattError("GUARDIAN_UNPINNED", "No policy is chosen yet: press Find in the settings of the Guardian node.");
         const shared = (this.shared.current ??= shareFilings(this.folder));
         const mirror = mirrorUrl === "" ? undefined : { url: mirrorUrl.replace(/\/$/, ""), http: this.http };
-        return new Filer(this.client, await shared.filings, { policyId, fingerprint, rounding, ...(mirror && { mirror }) }, undefined, this.clock);
+        const filings = await shared.filings;
+        if (filings.setAside !== undefined) this.onWarning(`The list of what was filed was damaged and is set aside as ${path.basename(filings.setAside)}: Guardian is asked before anything is filed, but claims of earlier periods are no longer known here.`);
+        return new Filer(this.client, filings, { policyId, fingerprint, rounding, ...(mirror && { mirror }) }, undefined, this.clock);
     }
 
     private async standIn(signal: AbortSignal): Promise<{ policyId: string; fingerprint: string }> {

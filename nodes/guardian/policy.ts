@@ -77,7 +77,8 @@ export async function readPolicy(client: GuardianClient, policyId: string, signa
     const summary = await client.policy(policyId, signal);
     const status = String(summary.status);
     if (!ALIVE.has(status)) throw new WattError("GUARDIAN_POLICY", `The policy takes no documents: its status is ${status}.`);
-    if (!(await hasTags(client, policyId, signal))) throw new WattError("GUARDIAN_POLICY", "The policy is not one of AMS-I.D: forms or grids are missing.");
+    // What was agreed to had them, and its version cannot lose them.
+    if (pinned === undefined && !(await hasTags(client, policyId, signal))) throw new WattError("GUARDIAN_POLICY", "The policy is not one of AMS-I.D: forms or grids are missing.");
     const roles = Array.isArray(summary["policyRoles"]) ? summary["policyRoles"].map(String) : undefined;
     if (roles && !roles.includes(ROLE)) throw new WattError("GUARDIAN_POLICY", `The policy has no role "${ROLE}".`);
     const [projectForm, reportForm] = [await readForm(client, policyId, TAGS.project, signal), await readForm(client, policyId, TAGS.report, signal)];

@@ -87,6 +87,7 @@ export default (RED: NodeAPI): void => {
             configure(this, () => {
                 const desk = new Desk(parseConfig(schema, { ...def, ...this.credentials }), folder(), this.id);
                 this.desk = desk;
+                desk.onWarning = (text) => this.warn(text);
                 lifecycle.onClose(() => desk.close());
                 lifecycle.run((signal) => desk.run(signal, (error) => this.error(error, {})));
             });

@@ -1,0 +1,149 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { parse } from "yaml";
+import { Filer, TIMES } from "../../dist/guardian/filer.js";
+import { Filings } from "../../dist/guardian/filings.js";
+import { findPolicies } from "../../dist/guardian/policy.js";
+import { GUARDIAN_FAULTS, parseGuardianFault, SIM_POLICY_ID } from "../../dist/simulate/guardian-server.js";
+import { makeDir, removeDir, root } from "../node-red.js";
+import { FACTS, fakeReport } from "./documents.js";
+import { FastClock, PASSWORD, Rig } from "./rig.js";
+
+type Routes = Record<string, string[]>;
+const { routes } = JSON.parse(readFileSync(path.join(root, "test/fixtures/guardian/routes.json"), "utf8")) as { routes: Routes };
+
+/** Guardian's own contract, where a folder with it is named by GUARDIAN_DATA or lies beside the repository. */
+function swagger(): { paths: Record<string, Record<string, { responses: Routes }>> } | undefined {
+    const parent = path.join(root, "..");
+    const beside = readdirSync(parent).map((found) => path.join(parent, found, "reference/data/guardian"));
+    const file = [process.env["GUARDIAN_DATA"], ...beside].map((folder) => path.join(folder ?? "", "swagger-2.20.0.client-subset.repaired.yaml")).find((found) => existsSync(found));
+    return file === undefined ? undefined : (parse(readFileSync(file, "utf8")) as ReturnType<typeof swagger>);
+}
+
+describe("the stand-in keeps to Guardian's contract", () => {
+    const rig = new Rig();
+    let folder: string;
+    beforeEach(async () => {
+        folder = await makeDir("wl-contract-");
+    });
+    afterEach(async () => {
+        await rig.close();
+        await removeDir(folder);
+    });
+
+    const published = swagger();
+    if (published) {
+        it("as it is published", () => {
+            for (const [route, statuses] of Object.entries(routes)) {
+                const [method = "", where = ""] = route.split(" ");
+                const operation = published.paths[where]?.[method.toLowerCase()];
+                assert.ok(operation, route);
+                for (const status of statuses) assert.ok(status in operation.responses, `${route} ${status}`);
+            }
+        });
+    }
+
+    it("in every request of a project and a report, and so does the client", async () => {
+        const lines: string[] = [];
+        const simulator = await rig.simulator({ profile: "g220", onRequest: (line) => lines.push(line) });
+        const clock = new FastClock();
+        const client = rig.client(simulator, {}, { clock });
+        const [found] = await findPolicies(client);
+        const filings = await Filings.open(folder);
+        try {
+            const filer = new Filer(client, filings, { policyId: SIM_POLICY_ID, fingerprint: found?.fingerprint ?? "", rounding: "nearest" }, TIMES, clock);
+            await filer.file({ kind: "project", payload: FACTS, simulated: true });
+            simulator.approveAll();
+            await filer.file({ kind: "report", report: fakeReport({ mwh: 160 }) });
+            simulator.approveAll();
+            await filer.resume();
+        } finally {
+            await filings.close();
+        }
+        assert.ok(lines.length > 30);
+        const patterns = Object.entries(routes).map(([route, statuses]) => new RegExp(`^${route.replace(" ", " /api/v1").replace(/\{\w+\}/g, "[^/?]+")}(\\?\\S*)? (${statuses.join("|")})$`));
+        // A tag that the other policy of the list has not.
+        const strange = lines.filter((line) => !patterns.some((pattern) => pattern.test(line)) && !line.endsWith(" 404"));
+        assert.deepEqual(strange, []);
+    });
+
+    it("in what goes on beside it: sessions, pages, tags, the tree, /external", async () => {
+        const simulator = await rig.simulator();
+        const client = rig.client(simulator);
+        const token = await client.session.token();
+        const get = async (where: string, bearer = token) => {
+            const response = await fetch(simulator.url + where, { headers: { Authorization: `Bearer ${bearer}` } });
+            return { status: response.status, total: response.headers.get("x-total-count"), body: (await response.json()) as unknown };
+        };
+        assert.deepEqual(await get("/accounts/session", "bad"), { status: 200, total: null, body: null });
+        assert.deepEqual(await get("/policies", "bad"), { status: 401, total: null, body: { statusCode: 401, message: "Unauthorized" } });
+        const page = await get("/policies?pageIndex=1&pageSize=1");
+        assert.deepEqual([page.status, page.total, (page.body as { name: string }[]).map(({ name }) => name)], [200, "2", ["iREC 7"]]);
+        const tree = (await get(`/policies/${SIM_POLICY_ID}/blocks`)).body as { blocks: ({ tag: string } | null)[] };
+        const shown = tree.blocks.flatMap((block) => block?.tag ?? []);
+        assert.ok(shown.includes("add_report_bnt") && !shown.includes("sr_approve_report_btn") && tree.blocks.includes(null));
+        const tag = (await get(`/policies/${SIM_POLICY_ID}/tag/sr_approve_report_btn`)).body as { id: string };
+        assert.match(tag.id, /^[0-9a-f-]{36}$/);
+        assert.equal((await get(`/policies/${SIM_POLICY_ID}/blocks/${tag.id}`)).status, 422);
+        assert.equal((await get("/policies/unknown")).status, 404);
+        const external = await fetch(`${simulator.url}/external/${SIM_POLICY_ID}/add_report_bnt`, { method: "POST", body: "{}" });
+        assert.deepEqual([external.status, await external.json()], [200, true]);
+        assert.equal(simulator.count.reports, 0);
+    });
+
+    it("takes a report without a project, and the same twice, as Guardian does: the client must know better", async () => {
+        const simulator = await rig.simulator({ chainMs: 0 });
+        const client = rig.client(simulator, {}, { clock: new FastClock() });
+        const { projectDocument, parseProject } = await import("../../dist/guardian/document.js");
+        const document = projectDocument(parseProject(FACTS), "ab".repeat(32));
+        for (let i = 0; i < 2; i++) {
+            await client.act(SIM_POLICY_ID, "add_report_bnt", { document, ref: null });
+            while ((await client.grid(SIM_POLICY_ID, "report_grid_pp")).length <= i) await new Promise((resolve) => setImmediate(resolve));
+        }
+        await assert.rejects(client.act(SIM_POLICY_ID, "add_report_bnt", { document, ref: "urn:uuid:nowhere" }), { code: "GUARDIAN_REFUSED" });
+        await assert.rejects(client.act(SIM_POLICY_ID, "add_report_bnt", { document: { ...document, H112: "0" }, ref: null }), { code: "GUARDIAN_REFUSED" });
+        await assert.rejects(client.act(SIM_POLICY_ID, "add_report_bnt", { document: { ...document, field0: "x".repeat(2_000_000) }, ref: null }), { code: "GUARDIAN_REFUSED" });
+    });
+
+    it("lets registry and verifier act by their buttons", async () => {
+        const simulator = await rig.simulator();
+        const [sr, pp, vvb] = ["sr", "pp", "vvb"].map((username) => rig.client(simulator, { username }));
+        const { projectDocument, parseProject } = await import("../../dist/guardian/document.js");
+        const document = projectDocument(parseProject(FACTS), "ab".repeat(32));
+        const first = async (client: typeof sr, grid: string, type: string) => {
+            for (;;) {
+                const found = (await client!.grid(SIM_POLICY_ID, grid)).find((known) => known.type === type);
+                if (found) return found;
+            }
+        };
+        const press = async (client: typeof sr, tag: string, shown: object, status: string) => client!.act(SIM_POLICY_ID, tag, { document: { ...shown, option: { status } }, tag: "Button_0" });
+        await pp!.act(SIM_POLICY_ID, "add_project_bnt", { document, ref: null });
+        await press(sr, "sr_validate_project_btn", await first(sr, "project_grid_sr", "project"), "Validated");
+        const approved = await first(pp, "project_grid_pp_2", "approved_project");
+        await pp!.act(SIM_POLICY_ID, "add_report_bnt", { document, ref: approved });
+        const report = await first(pp, "report_grid_pp", "report");
+        const { options } = (await pp!.block(SIM_POLICY_ID, "assign_vvb")) as { options: { value: string }[] };
+        await pp!.act(SIM_POLICY_ID, "assign_vvb", { ...report, assignedTo: options[0]?.value });
+        await press(vvb, "approve_report_btn", await first(vvb, "report_grid_vvb", "report"), "Verified");
+        await press(sr, "sr_approve_report_btn", await first(sr, "report_grid_sr", "approved_report"), "Minted");
+        const mint = await first(pp, "tokens_grid", "mint");
+        assert.match(JSON.stringify(mint.document), /"type":"MintToken"/);
+        assert.equal((await first(pp, "report_grid_pp", "report")).option?.status, "Verified", "the participant's list never says minted");
+    });
+
+    it("understands every fault it names, and refuses others", async () => {
+        for (const fault of GUARDIAN_FAULTS) assert.equal(parseGuardianFault(fault).fault, fault);
+        for (const wrong of ["", "explode", { fault: "slow", ms: -1 }, null, 5]) assert.throws(() => parseGuardianFault(wrong), { code: "SIM_FAULT" });
+    });
+
+    it("keeps its documents over a restart", async () => {
+        let saved: unknown;
+        const file = { load: () => structuredClone(saved), save: (state: unknown) => (saved = structuredClone(state)) };
+        const simulator = await rig.simulator({ file });
+        const { projectDocument, parseProject } = await import("../../dist/guardian/document.js");
+        await rig.client(simulator).act(SIM_POLICY_ID, "add_project_bnt", { document: projectDocument(parseProject(FACTS), "ab".repeat(32)), ref: null });
+        const again = await rig.simulator({ file, password: PASSWORD });
+        assert.ok(again.policy.state.documents.some(({ type }) => type === "project_form"));
+    });
+});
