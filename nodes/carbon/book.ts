@@ -613,7 +613,7 @@ function toSample({ at, exported, imported, serial, origin, vals, proof }: Sampl
 }
 
 /** Samples are read so much at once for a capsule. */
-const CHUNK_MS = 30 * 86_400_000;
+const CHUNK_MS = 6 * 3_600_000;
 
 /** Lets the event loop turn between intervals. */
 function turn(): Promise<void> {

@@ -10,7 +10,7 @@ import type { CapsuleTerms, RawSample, Recompute } from "./recompute.js";
 import type { Report } from "./report.js";
 
 /** Lines are written so many bytes at once, and the event loop turns between. */
-const CHUNK_BYTES = 256 * 1024;
+const CHUNK_BYTES = 32 * 1024;
 
 /** Where the evidence of a report lies. */
 export interface Evidence extends Omit<CapsuleSummary, "outcome"> {

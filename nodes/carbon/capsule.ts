@@ -60,7 +60,7 @@ export interface CapsuleSummary {
 
 /** What a device signs of a sample with its Ed25519 key: the canonical JSON of its registers and where and when they were read, UTF-8. */
 export function statementOf({ meter, at, exportWh, importWh, serial, origin, boot, seq }: MeterSample): string {
-    return canonicalJson(plain({ meter, at, exportWh, importWh, serial, origin, boot, seq }));
+    return canonicalJson(defined({ meter, at, exportWh, importWh, serial, origin, boot, seq }));
 }
 
 /** True for a sample that bears the signature of this device, whose public key is 32 bytes in base64. */
@@ -96,7 +96,7 @@ export function* capsuleLines(terms: CapsuleTerms, samples: Iterable<RawSample>,
         const order = last ? compareSamples(last, sample) : -1;
         if (order === 0) continue;
         if (order > 0) throw new WattError("CAPSULE_ORDER", `The sample of ${sample.meter} at ${sample.at} comes after a later one: sort them first.`);
-        check(sampleSchema, plain(sample), "A sample");
+        check(sampleSchema, sample, "A sample");
         yield add(lineOf(sample));
         run.add(sample);
         last = sample;
@@ -287,10 +287,17 @@ function decode(bytes: Buffer): string {
 }
 
 function lineOf(sample: RawSample): string {
-    return canonicalJson(plain(sample));
+    return canonicalJson(defined(sample));
 }
 
-/** Without members that are undefined. */
+/** The members that are not undefined. */
+function defined(value: object): Record<string, unknown> {
+    const members: Record<string, unknown> = {};
+    for (const [name, member] of Object.entries(value)) if (member !== undefined) members[name] = member;
+    return members;
+}
+
+/** As JSON keeps it. */
 function plain<T>(value: T): T {
     return JSON.parse(JSON.stringify(value)) as T;
 }

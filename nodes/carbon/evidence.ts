@@ -186,7 +186,9 @@ type SealedInterval = Pick<SealedBounds, "number" | "from" | "to"> & { by: SealR
 class History {
     /** States before each interval, as of the stage they were last settled at. */
     private openings: (MeterState | undefined)[];
-    private stage = -1;
+    /** The samples as they came, and how many of them are known. */
+    private readonly arrivals: readonly RawSample[];
+    private arrived = 0;
 
     constructor(
         private readonly meter: string,
@@ -194,14 +196,15 @@ class History {
         opening: MeterState | undefined,
     ) {
         this.openings = [opening];
+        this.arrivals = samples.toSorted((a, b) => a.since - b.since);
     }
 
     /** The meter in interval `i` with what was known at `stage`; stages must not go back. Undefined where it was not in service. */
     settle(intervals: readonly SealedInterval[], i: number, stage: number): MeterInterval | undefined {
         const { from, to, by } = intervals[i]!;
-        const before = this.samples.some((sample) => sample.at < from && sample.since > this.stage && sample.since <= stage);
-        this.stage = stage;
-        if (before) this.openings.length = 1;
+        for (let next = this.arrivals[this.arrived]; next && next.since <= stage; next = this.arrivals[++this.arrived]) {
+            if (next.at < from) this.openings.length = 1;
+        }
         for (let j = this.openings.length; j <= i; j++) this.openings[j] = this.settled(intervals, j - 1, stage)?.closing;
         const opening = this.openings[i];
         const result = this.settled(intervals, i, stage);
