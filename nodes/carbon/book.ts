@@ -74,6 +74,8 @@ CREATE TRIGGER IF NOT EXISTS interval_kept BEFORE DELETE ON interval BEGIN SELEC
 CREATE TRIGGER IF NOT EXISTS report_sealed BEFORE UPDATE OF number, key, starts, claimed, credits, carry, body, terms ON report BEGIN SELECT RAISE(ABORT, 'a report never changes'); END;
 `;
 const SCHEMA_VERSION = "1";
+/** One query reads the samples of so long a time. */
+const READ_MS = 3_600_000;
 const ORIGINS: readonly Origin[] = ["measured", "estimated", "doubtful", "simulated"];
 interface SampleRow {
     at: number;
@@ -92,6 +94,8 @@ interface Meter {
     id: number;
     usedTo: number;
     isOpen: boolean;
+    /** Time of the last sample; undefined until it is asked for. */
+    lastAt?: number;
 }
 
 /**
@@ -102,6 +106,8 @@ export class Book {
     private readonly clock: Clock;
     private owned: OwnedDatabase | undefined;
     private readonly meters = new Map<string, Meter>();
+    /** The inventory by meter. */
+    private readonly records = new Map<string, MeterRecord[]>();
     private waiting: { sample: MeterSample; resolve: () => void; reject: (error: Error) => void }[] = [];
     private cancelCommit: (() => void) | undefined;
     private checking: Promise<void> = Promise.resolve();
@@ -115,6 +121,7 @@ export class Book {
 
     private constructor(private readonly options: BookOptions) {
         this.clock = options.clock ?? systemClock;
+        for (const record of options.rules.meters) this.records.set(record.meter, [...this.recordsOf(record.meter), record]);
     }
 
     /**
@@ -167,7 +174,7 @@ export class Book {
     /** Resolves once the sample is on disk. @throws WattError METER_UNKNOWN, or what the database throws. */
     add(sample: MeterSample): Promise<void> {
         if (this.isClosing || !this.owned) return Promise.reject(new WattError("BOOK_CLOSED", "The carbon book is closed."));
-        if (!this.options.rules.meters.some(({ meter }) => meter === sample.meter)) {
+        if (!this.records.has(sample.meter)) {
             return Promise.reject(new WattError("METER_UNKNOWN", `Meter ${sample.meter} is not in the inventory: add it, or do not send its readings here.`));
         }
         return new Promise((resolve, reject) => {
@@ -186,7 +193,11 @@ export class Book {
             this.db.transaction(() => {
                 for (const { sample } of batch) this.insert(sample);
             });
-            for (const { resolve } of batch) resolve();
+            for (const { sample, resolve } of batch) {
+                const meter = this.meters.get(sample.meter)!;
+                if (meter.lastAt !== undefined) meter.lastAt = Math.max(meter.lastAt, sample.at);
+                resolve();
+            }
         } catch (error) {
             for (const { reject } of batch) reject(toError(error));
         }
@@ -266,10 +277,10 @@ export class Book {
         const rows = this.rowsByMeter(from, to);
         const settled: { name: string; meter: Meter; result: Settled }[] = [];
         const parts: MeterInterval[] = [];
-        for (const name of new Set(rules.meters.map(({ meter }) => meter))) {
+        for (const name of this.records.keys()) {
             const meter = this.meters.get(name)!;
             const opening = this.opening(number, meter.id);
-            const result = this.settleMeter(name, rows.get(meter.id) ?? [], from, to, opening);
+            const result = this.settleMeter(name, rows.get(meter.id)?.samples(name) ?? [], from, to, opening);
             const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
             if (part) parts.push(part);
             settled.push({ name, meter, result });
@@ -316,13 +327,13 @@ export class Book {
         const name = [...this.meters].find(([, { id }]) => id === meterId)![0];
         const meter = this.meters.get(name)!;
         // Taken out of the inventory since: what was sealed of it stays.
-        const last = rules.meters.some((record) => record.meter === name) ? this.lastInterval()!.number : 0;
+        const last = this.records.has(name) ? this.lastInterval()!.number : 0;
         this.db.transaction(() => {
             for (let number = first; number <= last; number++) {
                 const interval = this.interval(number)!;
                 const { from, to } = interval;
                 const opening = this.opening(number, meterId);
-                const result = this.settleMeter(name, this.rowsByMeter(from, to, meterId, number).get(meterId) ?? [], from, to, opening);
+                const result = this.settleMeter(name, this.rowsByMeter(from, to, meterId, number).get(meterId)?.samples(name) ?? [], from, to, opening);
                 const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
                 if (part) this.adjust(interval, part);
                 const kept = JSON.stringify(this.opening(number + 1, meterId));
@@ -368,7 +379,7 @@ export class Book {
     preview(): Report | undefined {
         this.commit();
         const pending = this.pending();
-        return pending.length > 0 ? { ...this.build(pending), format: "wattledger.ams-i-d.preview/1" } : undefined;
+        return pending.length > 0 ? { ...buildReport(this.inputOf(pending)), format: "wattledger.ams-i-d.preview/1" } : undefined;
     }
 
     /** Records reports while there is one that is ready, or that a change of the factor ends. */
@@ -390,10 +401,11 @@ export class Book {
                 const { number, ends: to } = within[end]!;
                 const seen = `${isEnded} ${first.number} ${number} ${this.count("adjustment")} ${this.count("invoice")} ${this.count("adjustment WHERE accepted IS NOT NULL")} ${this.silent(to).join(" ")}`;
                 if (isLast && seen === this.tried) return;
-                const report = this.build(this.pending(number));
+                const input = this.inputOf(this.pending(number));
+                const report = buildReport(input);
                 const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
                 if (report.ready || isClosing) {
-                    this.record(report, factor!);
+                    this.record(report, input, factor!);
                     this.refusals = [];
                     break;
                 }
@@ -404,10 +416,6 @@ export class Book {
                 }
             }
         }
-    }
-
-    private build(intervals: Interval[]): Report {
-        return buildReport(this.inputOf(intervals));
     }
 
     private inputOf(intervals: Interval[]): ReportInput {
@@ -423,15 +431,19 @@ export class Book {
 
     /** Meters in service that no sample is known of since an instant. */
     private silent(since: number): string[] {
-        const names = [...new Set(this.options.rules.meters.map(({ meter }) => meter))].filter((name) => recordAt(this.recordsOf(name), since));
-        return names.filter((name) => this.db.all("SELECT 1 FROM sample WHERE meter = ? AND at >= ? LIMIT 1", this.meters.get(name)!.id, since).length === 0);
+        const names = [...this.records.keys()].filter((name) => recordAt(this.recordsOf(name), since));
+        return names.filter((name) => this.lastAt(this.meters.get(name)!) < since);
     }
 
-    private record(report: Report, factor: Factor): void {
+    private lastAt(meter: Meter): number {
+        return (meter.lastAt ??= this.db.all<{ at: number }>("SELECT at FROM sample WHERE meter = ? ORDER BY at DESC LIMIT 1", meter.id)[0]?.at ?? 0);
+    }
+
+    private record(report: Report, input: ReportInput, factor: Factor): void {
         const { period, figures, number, key } = report;
         const isFiled = report.ready;
         const claimedWh = isFiled ? figures.claimedWh : 0;
-        const terms = this.termsOf(this.inputOf(this.pending(period.intervals[1])));
+        const terms = this.termsOf(input);
         const carry: Carry = { wh: isFiled ? figures.carriedOutWh : figures.netWh, factor, report: key, simulated: report.simulated };
         this.db.transaction(() => {
             this.db.run("INSERT INTO report (number, key, starts, claimed, credits, carry, body, terms, sent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", number, key, period.fromMs, claimedWh, isFiled ? figures.credits : 0, JSON.stringify(carry), JSON.stringify(report), JSON.stringify(terms), isFiled ? 0 : 1);
@@ -579,26 +591,56 @@ export class Book {
     }
 
     private recordsOf(name: string): MeterRecord[] {
-        return this.options.rules.meters.filter(({ meter }) => meter === name);
+        return this.records.get(name) ?? [];
     }
 
-    /** Samples of an interval and shortly after it; the first interval takes in what is older. */
-    private rowsByMeter(from: number, to: number, only?: number, number = 0): Map<number, MeterSample[]> {
-        const names = new Map([...this.meters].map(([name, { id }]) => [id, name]));
-        const start = number === 1 ? 0 : from;
+    /** Samples of an interval and shortly after it, by meter; the first interval takes in what is older. */
+    private rowsByMeter(from: number, to: number, only?: number, number = 0): Map<number, SampleColumns> {
+        const byMeter = new Map<number, SampleColumns>();
         const until = to + this.options.rules.maxGapMs;
-        const rows =
-            only === undefined
-                ? this.db.all<SampleRow>("SELECT * FROM sample WHERE at >= ? AND at < ? ORDER BY at", start, until)
-                : this.db.all<SampleRow>("SELECT * FROM sample WHERE at >= ? AND at < ? AND meter = ? ORDER BY at", start, until, only);
-        const byMeter = new Map<number, MeterSample[]>();
-        for (const row of rows) {
-            const list = byMeter.get(row.meter);
-            const sample = toSample(row, names.get(row.meter)!);
-            if (list) list.push(sample);
-            else byMeter.set(row.meter, [sample]);
+        const which = only === undefined ? "" : "AND meter = ?";
+        const sql = `SELECT json_group_array(json_array(meter, at, origin, exported, imported, serial, json(vals))) AS body FROM sample WHERE at >= ? AND at < ? ${which}`;
+        for (let start = number === 1 ? 0 : from; start < until; ) {
+            const end = start < from ? from : Math.min(start + READ_MS, until);
+            const [row] = this.db.all<{ body: string }>(sql, start, end, ...(only === undefined ? [] : [only]));
+            for (const tuple of JSON.parse(row!.body) as SampleTuple[]) {
+                let columns = byMeter.get(tuple[0]);
+                if (!columns) byMeter.set(tuple[0], (columns = new SampleColumns()));
+                columns.add(tuple);
+            }
+            start = end;
         }
         return byMeter;
+    }
+}
+
+type SampleTuple = [meter: number, at: number, origin: number, exported: number | null, imported: number | null, serial: string | null, values: Record<string, number> | null];
+
+/** Samples of one meter as columns: an object each would keep a million alive at once for the day of a large plant. */
+class SampleColumns {
+    private readonly numbers: number[] = [];
+    private readonly extras = new Map<number, { serial?: string; values?: Record<string, number> }>();
+
+    add([_meter, at, origin, exported, imported, serial, values]: SampleTuple): void {
+        if (serial !== null || values !== null) this.extras.set(at, { ...(serial !== null && { serial }), ...(values !== null && { values }) });
+        this.numbers.push(at, origin, exported ?? -1, imported ?? -1);
+    }
+
+    samples(meter: string): MeterSample[] {
+        const { numbers, extras } = this;
+        const samples: MeterSample[] = [];
+        let isOrdered = true;
+        for (let i = 0; i < numbers.length; i += 4) {
+            const at = numbers[i]!;
+            const sample: MeterSample = { meter, at, origin: ORIGINS[numbers[i + 1]!]! };
+            if (numbers[i + 2]! >= 0) sample.exportWh = numbers[i + 2]!;
+            if (numbers[i + 3]! >= 0) sample.importWh = numbers[i + 3]!;
+            if (extras.size > 0) Object.assign(sample, extras.get(at));
+            isOrdered &&= i === 0 || at > numbers[i - 4]!;
+            samples.push(sample);
+        }
+        // SQLite does not promise the order of what an aggregate is made of.
+        return isOrdered ? samples : samples.toSorted((a, b) => a.at - b.at);
     }
 }
 
