@@ -61,7 +61,7 @@ export function evidenceTerms(input: ReportInput, stage: number, statesNow: Reco
         period: { from: intervals[0]!.from, to: intervals.at(-1)!.to },
         code: { name: "@wattledger/node-red-energy", version },
         meters,
-        keys: meters.flatMap(({ meter, key, from, to }) => (key === undefined ? [] : [{ meter, key, from, to }])),
+        keys: keysOf(meters),
         factor: { factors },
         settings: { project, number, acceptsUnsourced, minTonnes, rules: bodies.map((body) => JSON.parse(body) as Json) },
         opening: { stage, intervals: bounds, states, statesNow, adjustments, invoices, silent, carry: carry ?? null },
@@ -108,7 +108,20 @@ function parseTerms(terms: CapsuleTerms) {
         const follows = !before || (interval.number === before.number + 1 && interval.from === before.to && interval.stage > before.stage);
         if (!follows || interval.to <= interval.from || !rules[interval.rules] || interval.stage > opening.stage) throw new WattError("CAPSULE_TERMS", `Interval ${interval.number} does not follow the one before it.`);
     }
-    return { settings, opening, rules, factors: parseFactors(factor.factors), meters: parseInventory(terms.meters) };
+    const meters = parseInventory(terms.meters);
+    const { from, to } = { from: intervals[0]!.from, to: intervals.at(-1)!.to };
+    const stated = [terms.project, terms.period.from, terms.period.to, ...terms.keys.flatMap((entry) => [entry.meter, entry.key, entry.from, entry.to])];
+    const meant = [settings.project.id, from, to, ...keysOf(meters).flatMap((entry) => [entry.meter, entry.key, entry.from, entry.to])];
+    if (stated.length !== meant.length || stated.some((value, i) => value !== meant[i])) throw new WattError("CAPSULE_TERMS", "Project, period or keys are not those of the report and its meters.");
+    if (to - from > LONGEST_MS) throw new WattError("CAPSULE_TERMS", "A report over more than 30 years is none.");
+    return { settings, opening, rules, factors: parseFactors(factor.factors), meters };
+}
+
+/** Longer than any crediting period; it bounds the work that a file of a stranger asks for. */
+const LONGEST_MS = 30 * 366 * 86_400_000;
+
+function keysOf(meters: readonly MeterRecord[]): CapsuleTerms["keys"] {
+    return meters.flatMap(({ meter, key, from, to }) => (key === undefined ? [] : [{ meter, key, from, to }]));
 }
 
 /**

@@ -154,6 +154,10 @@ describe("the evidence of a report", () => {
         };
         assert.throws(bend(({ opening }) => opening["adjustments"]!.splice(0)), { code: "LATE_DATA_DIFFERS" });
         assert.throws(bend(({ opening }) => opening["intervals"]!.splice(1, 1)), { code: "CAPSULE_TERMS" });
+        const { period } = terms;
+        const far = { ...terms.opening, intervals: [{ ...(terms.opening["intervals"] as unknown as object[])[0], to: 8e15 }] };
+        const others = [{ project: "other" }, { period: { ...period, from: period.from - 1 } }, { keys: [{ meter: "site/m1", key: "", from: 0, to: 1 }] }, { opening: far, period: { ...period, to: 8e15 } }];
+        for (const change of others) assert.throws(() => recomputeReport({ ...terms, ...(change as object) }), { code: "CAPSULE_TERMS" });
         for (const part of ["settings", "opening", "factor"] as const) {
             assert.throws(() => recomputeReport({ ...terms, [part]: {} }), { code: "CONFIG_INVALID" });
         }
