@@ -214,6 +214,7 @@ export class Aggregator {
                 for (const adjustment of adjustments) this.listener.onAdjustment(adjustment);
                 book.sent({ intervals, adjustments, reports: [] });
                 for (const report of reports) {
+                    for (const closed of book.closedBefore(report.number)) await this.keep(closed, book.evidence(closed.number));
                     const evidence = await this.keep(report, book.evidence(report.number));
                     this.listener.onReport(report, evidence);
                     book.sent({ intervals: [], adjustments: [], reports: [report] });

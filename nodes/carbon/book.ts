@@ -516,6 +516,12 @@ export class Book {
         return row && (JSON.parse(row.body) as Report);
     }
 
+    /** Periods that were closed without filing right before a report, oldest first: it holds what they left over. */
+    closedBefore(number: number): Report[] {
+        const report = this.reportOf(number - 1);
+        return report && !report.ready ? [...this.closedBefore(number - 1), report] : [];
+    }
+
     news(): News {
         const bodies = (table: string) => this.db.all<{ body: string }>(`SELECT body FROM ${table} WHERE sent = 0 ORDER BY number LIMIT 100`).map(({ body }) => JSON.parse(body) as unknown);
         return { intervals: bodies("interval") as Interval[], adjustments: bodies("adjustment") as Adjustment[], reports: bodies("report") as Report[] };

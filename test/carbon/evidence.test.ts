@@ -8,7 +8,7 @@ import type { Report } from "../../dist/carbon/report.js";
 import type { MeterSample } from "../../dist/carbon/settlement.js";
 import { ManualClock } from "../common/manual-clock.js";
 import { makeDir, removeDir } from "../node-red.js";
-import { bookRules, DAY, HOUR, meterRecord, MINUTE, START, steady } from "./rig.js";
+import { bookRules, DAY, FACTOR, HOUR, meterRecord, MINUTE, START, steady } from "./rig.js";
 
 describe("the evidence of a report", () => {
     let folder: string;
@@ -112,6 +112,19 @@ describe("the evidence of a report", () => {
         clock.set(START + 5 * DAY);
         await book.check();
         assert.ok((await assertProven()).reports.length > 0);
+    });
+
+    it("proves a period that was closed without filing, whose energy the next report holds", async () => {
+        const change = START + 2 * DAY;
+        const factors = [{ ...FACTOR, validTo: change }, { ...FACTOR, validFrom: change }];
+        await open({ factors, minTonnes: 5 });
+        await put(steady(START, START + 9 * DAY + HOUR, 50_000));
+        clock.set(START + 9 * DAY + HOUR);
+        await book.check();
+        const { reports } = await assertProven();
+        assert.deepEqual(reports.map(({ ready, figures }) => [ready, figures.carriedInWh > 0]), [[false, false], [true, true]]);
+        assert.deepEqual(book.closedBefore(2), reports.slice(0, 1));
+        assert.deepEqual(book.closedBefore(1), []);
     });
 
     it("is refused when a counter is raised, though tree and report are made anew by someone without the device's key", async () => {
