@@ -123,6 +123,8 @@ class Unit {
  * again with a jittered backoff. Every request settles, and none is sent twice.
  */
 export class ModbusLink {
+    /** The last answer came from a simulator of this process. */
+    simulated = false;
     private readonly clock: Clock;
     private readonly backoff: Backoff;
     private readonly members = new Set<LinkMember>();
@@ -251,8 +253,8 @@ export class ModbusLink {
         this.waiting--;
         this.inFlight = job;
         transport.exchange(job.request, job.settings).then(
-            (data) => this.finish(job, unit, data),
-            (error: unknown) => this.finish(job, unit, asModbusError(error)),
+            (data) => this.finish(transport, job, unit, data),
+            (error: unknown) => this.finish(transport, job, unit, asModbusError(error)),
         );
     }
 
@@ -288,7 +290,7 @@ export class ModbusLink {
         });
     }
 
-    private finish(job: Job, unit: Unit, outcome: Buffer | ModbusError): void {
+    private finish(transport: Transport, job: Job, unit: Unit, outcome: Buffer | ModbusError): void {
         this.inFlight = undefined;
         const now = this.clock.monotonic();
         this.freeAt = now + this.longest("gapMs");
@@ -301,6 +303,7 @@ export class ModbusLink {
             if (outcome.code === "MODBUS_TIMEOUT" && !job.request.probe) this.timedOut(outcome, now);
         } else {
             this.answered(unit, now);
+            this.simulated = transport.simulated ?? false;
             this.settle(job, outcome);
         }
         this.pump();
@@ -487,6 +490,10 @@ export class LinkMember implements ModbusReader, ModbusWriter {
 
     get maxRegisters(): number {
         return this.settings.maxRegisters;
+    }
+
+    get simulated(): boolean {
+        return this.link.simulated;
     }
 
     get state(): LinkState {

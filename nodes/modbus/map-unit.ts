@@ -218,7 +218,8 @@ export class MapUnit implements SourceUnit {
 
     private message(timestamp: number, quality: Quality, values: ReadingMessage["payload"], bad: Record<string, BadReason>): ReadingMessage {
         const { site, name, map } = this.options;
-        return createReading({ site, device: name, class: map.class, seq: 0, quality, bad }, timestamp, values);
+        const meta = { site, device: name, class: map.class, seq: 0, quality, bad, ...(this.reader.simulated && { simulated: true }) };
+        return createReading(meta, timestamp, values);
     }
 }
 

@@ -281,6 +281,10 @@ export class RtuTransport implements Transport {
         this.gapMs = frameGapMs(this.characterMs);
     }
 
+    get simulated(): boolean {
+        return this.options.wire.simulated ?? false;
+    }
+
     async open(timeoutMs: number): Promise<void> {
         await this.options.wire.open(timeoutMs);
         this.options.framing.disturb();

@@ -1,5 +1,6 @@
 import { Socket } from "node:net";
 import { errorCode } from "../common/errors.js";
+import { isSimulatedPeer } from "../common/simulated.js";
 import { type WireOptions, WireTransport } from "./wire.js";
 
 /** First keep-alive probe, ms: below the 60 s after which small devices and routers forget an idle connection. */
@@ -15,6 +16,7 @@ export interface TcpOptions extends WireOptions {
 export class TcpTransport extends WireTransport<TcpOptions> {
     protected readonly hints = HINTS;
     protected readonly target: string;
+    simulated = false;
     private readonly socket: Socket;
 
     constructor(options: TcpOptions) {
@@ -24,7 +26,10 @@ export class TcpTransport extends WireTransport<TcpOptions> {
         this.socket = socket;
         // Before connect: an error without a listener ends the process.
         socket.on("error", (error) => this.end(this.closed(errorCode(error) ?? error.message, error)));
-        socket.on("data", (chunk: Buffer) => this.receive(chunk));
+        socket.on("data", (chunk: Buffer) => {
+            this.simulated ||= isSimulatedPeer(socket);
+            this.receive(chunk);
+        });
         socket.once("connect", () => this.opened());
         socket.once("close", () => {
             this.end(this.closed("ECONNRESET"));

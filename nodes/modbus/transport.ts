@@ -37,6 +37,8 @@ export type ModbusRequest = ReadRequest | WriteRequest;
 export interface ModbusReader {
     /** Most registers that one read may ask for; 125 at most. */
     readonly maxRegisters: number;
+    /** True where the last answer came from a simulator of this process. */
+    readonly simulated?: boolean;
     /**
      * The data bytes of the answer, exactly `2 * quantity` for registers (big-endian words) or `ceil(quantity / 8)` for bits.
      * Always settles, at the latest at the link's own deadline.
@@ -102,6 +104,8 @@ export interface ExchangeOptions {
 
 /** One connection, used once: how requests travel. When they travel is the link's to say. */
 export interface Transport {
+    /** What answers is a simulator of this process; known once it has answered. */
+    readonly simulated?: boolean;
     /** Connects; settles within `timeoutMs`. @throws ModbusError MODBUS_CLOSED that says why not. */
     open(timeoutMs: number): Promise<void>;
     /**

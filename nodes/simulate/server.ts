@@ -1,6 +1,7 @@
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import { markSimulated } from "../common/simulated.js";
 import type { Table } from "../modbus/transport.js";
 import { MBAP, type ServerFraming } from "./framing.js";
 
@@ -111,6 +112,7 @@ export class ModbusTcpServer {
 
     private accept(socket: Socket): void {
         this.sockets.add(socket);
+        markSimulated(socket);
         let rest: Buffer | undefined;
         socket.on("error", () => {});
         socket.on("close", () => this.sockets.delete(socket));

@@ -108,17 +108,25 @@ describe("wl-modbus", () => {
         assert.equal((await rig.next()).payload["ac_power_w"], -2500);
     });
 
-    it("the example reads the simulated plant", async () => {
+    it("the example reads the simulated plant, in either framing, and says that it is simulated", async () => {
         const file = path.join(root, "examples", "modbus", "01 Read a meter by a map.json");
-        const nodes = JSON.parse(readFileSync(file, "utf8")) as FlowNode[];
-        for (const node of nodes) if (node["port"] === "1503") node["port"] = String(rig.server.port);
+        const port = String(rig.server.port);
         await rig.server.stop();
         const types = ["20-inject", "21-debug", "90-comment"].map((name) => coreNode(`common/${name}`));
-        await helper.load([...TYPES, wlSimPlant, ...types], nodes);
-        const [msg] = (await once(helper.getNode("wlmodbus0000show"), "input")) as [ReadingMessage];
-        assert.deepEqual([msg.topic, msg.reading.class], ["home/grid", "meter"]);
-        assert.equal(typeof msg.payload["ac_power_w"], "number");
-        assert.equal(typeof msg.payload["ac_energy_import_wh"], "number");
+        for (const framing of [{}, { transport: "rtutcp", rtuPort: port }]) {
+            const nodes = JSON.parse(readFileSync(file, "utf8")) as FlowNode[];
+            for (const node of nodes) {
+                if (node["port"] === "1503") node["port"] = port;
+                if (node["type"] === "wl-modbus-link") Object.assign(node, framing);
+                if (node["type"] === "wl-sim-plant" && "rtuPort" in framing) Object.assign(node, framing, { port: "0" });
+            }
+            await helper.load([...TYPES, wlSimPlant, ...types], nodes);
+            const [msg] = (await once(helper.getNode("wlmodbus0000show"), "input")) as [ReadingMessage];
+            assert.deepEqual([msg.topic, msg.reading.class, msg.reading.simulated], ["home/grid", "meter", true]);
+            assert.equal(typeof msg.payload["ac_power_w"], "number");
+            assert.equal(typeof msg.payload["ac_energy_import_wh"], "number");
+            await helper.unload();
+        }
     });
 
     it("says what is missing instead of failing", async () => {
