@@ -1,9 +1,9 @@
 import { type Adjustment, type Interval, type MeterInterval, sum, total } from "./interval.js";
 import { type MeterRecord, recordAt } from "./meters.js";
-import type { Exclusion, MeterHour } from "./settlement.js";
+import { CLOCK_TOLERANCE_MS, type Exclusion, HOUR_MS, type MeterHour } from "./settlement.js";
 
 /** Why a figure is lower than what the registers show; one a line. */
-export type LineCode = Exclusion | "import" | "factor" | "allocation" | "mpe" | "late" | "invoice" | "carry-in" | "factor-change" | "carry-out";
+export type LineCode = Exclusion | "import" | "clock" | "factor" | "allocation" | "mpe" | "late" | "invoice" | "carry-in" | "factor-change" | "carry-out";
 
 /** One correction, with the net export before and after it in whole Wh. */
 export interface Line {
@@ -99,6 +99,20 @@ export function importLines(book: LineBook, spans: readonly MeterSpan[]): void {
     for (const { meter, parts } of spans) {
         const wh = sum(parts, ({ part }) => part.importWh);
         if (wh !== 0) book.add({ code: "import", meter, direction: "import", wh: -wh, basis: "taken from the grid" });
+    }
+}
+
+/**
+ * A device's clock may be ahead by the tolerance: what is stamped so soon after the report's start may have been delivered before it, and
+ * be in the report before.
+ */
+export function clockLines(book: LineBook, spans: readonly MeterSpan[]): void {
+    for (const { meter, parts } of spans) {
+        const [first] = parts;
+        const hour = first?.part.hours.find(({ at }) => at <= first.interval.from && first.interval.from < at + HOUR_MS);
+        if (!hour || hour.exportWh <= 0) continue;
+        const wh = Math.ceil(hour.exportWh * Math.min(1, CLOCK_TOLERANCE_MS / hour.coveredMs));
+        book.add({ code: "clock", meter, direction: "export", wh: -wh, basis: `${CLOCK_TOLERANCE_MS / 60_000} min of the first hour's ${hour.exportWh} Wh, by which a clock may be ahead` });
     }
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { calibrationLines, correctionLines, exclusionLines, grossExport, importLines, invoiceLines, type Invoice, isCalibrated, iso, lateLines, type Line, LineBook, spansOf, type MeterSpan } from "./deductions.js";
+import { calibrationLines, clockLines, correctionLines, exclusionLines, grossExport, importLines, invoiceLines, type Invoice, isCalibrated, iso, lateLines, type Line, LineBook, spansOf, type MeterSpan } from "./deductions.js";
 import { emissions, type Factor, factorFor, factorId, missingProvenance, underFactor, whFor, wholeTonnes } from "./factor.js";
 import { type Adjustment, type Interval, samplingClass, sum, total } from "./interval.js";
 import type { MeterRecord } from "./meters.js";
@@ -159,6 +159,7 @@ export function buildReport(input: ReportInput): Report {
     const book = new LineBook(gross.allWh);
     exclusionLines(book, spans);
     importLines(book, spans);
+    clockLines(book, spans);
     correctionLines(book, spans, meters);
     const lacking = calibrationLines(book, spans, meters);
     const waitingWh = lateLines(book, adjustments);

@@ -73,7 +73,7 @@ describe("what made the UNFCCC reject a request for issuance", () => {
     it("GO2HV7U0E9A1QNL: a deduction said to be made is not visible in the sheet", () => {
         const isGap = ({ at }: MeterSample) => at > START + 30 * HOUR && at < START + 37 * HOUR;
         const result = plant(steady(START, START + 3 * DAY + HOUR, 100_000, 1000).filter((sample) => !isGap(sample)), [meterRecord({ ...LATE_CALIBRATION, corrections: [{ export: 0.9979, import: 1.0021, source: "PDD" }] })]);
-        assert.deepEqual(result.lines.map(({ code }) => code), ["gap", "import", "factor", "factor", "mpe", "mpe", "carry-out"]);
+        assert.deepEqual(result.lines.map(({ code }) => code), ["gap", "import", "clock", "factor", "factor", "mpe", "mpe", "carry-out"]);
         let wh = result.figures.grossExportWh;
         for (const { beforeWh, wh: change, afterWh } of result.lines) {
             assert.equal(beforeWh, wh);
