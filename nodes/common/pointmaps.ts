@@ -170,7 +170,7 @@ export class MapFile {
         if (found === protocol || typeof found !== "string" || !Object.hasOwn(READERS, found)) return;
         const line = this.lineOf(["protocol"]);
         const message = `protocol ${found} is read by ${READERS[found as MapProtocol]}: choose a map of protocol ${protocol} for ${READERS[protocol]}`;
-        throw new PointMapError("POINTMAP_PROTOCOL", `${this.file}, line ${line}: ${message}.`, [{ line, message }]);
+        throw new PointMapError("POINTMAP_PROTOCOL", sentence(`${this.file}, line ${line}: ${message}`), [{ line, message }]);
     }
 
     /** The data as the schema gives it. @throws PointMapError POINTMAP_INVALID with every fault that the schema finds. */
@@ -284,7 +284,7 @@ function invalid(file: string, faults: readonly MapFault[]): PointMapError {
     const sorted = [...new Map(faults.map((fault) => [`${fault.line} ${fault.message}`, fault])).values()].toSorted((a, b) => a.line - b.line);
     const told = sorted.slice(0, MAX_FAULTS);
     const more = sorted.length - told.length;
-    const rows = told.map(({ line, message }) => `${file}, line ${line}: ${message}.`);
+    const rows = told.map(({ line, message }) => sentence(`${file}, line ${line}: ${message}`));
     return new PointMapError("POINTMAP_INVALID", [...rows, ...(more > 0 ? [`And ${more} more.`] : [])].join("\n"), told);
 }
 
@@ -325,6 +325,11 @@ function distance(a: string, b: string): number {
         [before, row] = [row, next];
     }
     return row[b.length]!;
+}
+
+/** Ends with a full stop, unless it ends with a question. */
+function sentence(text: string): string {
+    return text.endsWith("?") ? text : `${text}.`;
 }
 
 function clip(text: string): string {
@@ -389,7 +394,7 @@ export class PointMaps {
         const entry = entries.get(id);
         if (entry) return entry;
         const folder = this.userFolder === undefined ? "" : ` Maps of your own belong in ${this.userFolder}.`;
-        throw new PointMapError("POINTMAP_NOT_FOUND", `There is no point map "${clip(id)}": ${suggest(id, [...entries.keys()].toSorted())}.${folder}`);
+        throw new PointMapError("POINTMAP_NOT_FOUND", `There is no point map "${clip(id)}": ${sentence(suggest(id, [...entries.keys()].toSorted()))}${folder}`);
     }
 
     private entries(): Map<string, MapEntry> {

@@ -147,9 +147,9 @@ describe("wl-modbus", () => {
         await helper.unload();
         await rig.load({ mapText: METER_MAP.replace("type: int32", "type: int33") });
         assert.equal(rig.statuses.at(-1), "red check settings");
-        assert.match((await rig.next<{ error: { message: string } }>(undefined, "caught")).error.message, /^pasted map, line 24: points\.ac_power_w\.type: "int33" is no type: did you mean "int32"\?/);
+        assert.match((await rig.next<{ error: { message: string } }>(undefined, "caught")).error.message, /^pasted map, line 24: points\.ac_power_w\.type: "int33" is no type: did you mean "int32"\?$/);
         await helper.unload();
         await rig.load({ map: "eastron-sdm631" });
-        assert.match((await rig.next<{ error: { message: string } }>(undefined, "caught")).error.message, /did you mean "eastron-sdm630"\?/);
+        assert.match((await rig.next<{ error: { message: string } }>(undefined, "caught")).error.message, /did you mean "eastron-sdm630"\? Maps/);
     });
 });
