@@ -104,9 +104,10 @@ export class MapUnit implements SourceUnit {
         const canonical = this.decoder.decode(answers, this.clock.monotonic());
         const raw = this.options.rawValues ? rawValues(answers, canonical) : undefined;
         const fault = this.judge(answers, canonical);
+        const isNight = fault?.code === "MODBUS_IMPLAUSIBLE" && this.isAsleep(answers, canonical);
         const reading = this.reading(timestamp, canonical);
         if (raw) reading["modbus"] = raw;
-        return { readings: [reading], fault };
+        return { readings: [reading], fault: isNight ? undefined : fault };
     }
 
     /**
@@ -200,6 +201,13 @@ export class MapUnit implements SourceUnit {
         const { vendor, models } = this.options.map;
         const why = Object.values(bad).every((reason) => reason === "missing") ? "has no values" : "sends nothing that can be true";
         return new WattError("MODBUS_IMPLAUSIBLE", `Unit ${this.unit} answers, but ${why} for a ${vendor} ${models[0] ?? ""}: it may be starting or asleep, or be another device.`);
+    }
+
+    /** An inverter without values, or with zeros alone: that is its night, and no fault to tell of. */
+    private isAsleep(answers: Answers, { bad }: Canonical): boolean {
+        if (this.options.map.class !== "inverter") return false;
+        const isBlank = Object.values(bad).every((reason) => reason === "missing");
+        return isBlank || [...answers.values()].every((answer) => Buffer.isBuffer(answer) && answer.every((byte) => byte === 0));
     }
 
     private reading(timestamp: number, canonical: Canonical): ReadingMessage {

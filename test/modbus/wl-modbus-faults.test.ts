@@ -131,6 +131,24 @@ describe("wl-modbus in trouble", () => {
         assert.equal(caught.length, 1);
     });
 
+    it("takes an inverter of zeros, or without values, for one at night", async () => {
+        const points = 'points:\n  ac_power_w: {address: 3, type: uint16, unit: W, invalid: [0xffff]}\n  ac_voltage_l1_v: {address: 0, type: uint16, unit: V, scale: 0.1, invalid: [0xffff], valid: [1, 500]}\n';
+        const head = METER_MAP.slice(0, METER_MAP.indexOf("proof:")).replace("class: meter", "class: inverter").replace(/ {2}atomic.*\n/, "");
+        await rig.load({ mapText: `${head}proof: [ac_voltage_l1_v]\n${points}`, periods: {} });
+        await rig.next(good);
+        const caught = rig.caught();
+        const words = rig.units.get(1)!;
+        for (const [word, reason] of [[0, "decode"], [0xffff, "missing"]] as const) {
+            for (const address of [0, 1, 2, 3]) words.set(address, word);
+            const night = await rig.next(({ reading }) => reading.bad?.["ac_power_w"] === reason);
+            assert.deepEqual(night.payload, {});
+        }
+        await rig.shows("grey 1 device, night");
+        for (const [address, word] of meterWords()) words.set(address, word);
+        await rig.next(good);
+        assert.equal(caught.length, 0);
+    });
+
     it("leaves out a jump that cannot be", async () => {
         await rig.load();
         await rig.next(good);
