@@ -124,7 +124,7 @@ export class Desk {
         const kinds = new Set(this.listeners.values());
         const results = await filer.resume(signal, kinds);
         for (const result of results) for (const [listener, kind] of this.listeners) if (kind === result.kind) listener(result);
-        return filer.rows().some(({ state }) => state === "new" || state === "sent") ? OPEN_MS : FILED_MS;
+        return filer.isBusy ? OPEN_MS : FILED_MS;
     }
 
     private open(signal: AbortSignal): Promise<Filer> {
@@ -197,5 +197,7 @@ export function errorStatus(error: unknown): [StatusKind, string] {
         GUARDIAN_PROJECT: "no valid project",
         GUARDIAN_UNAVAILABLE: "step not offered",
     };
-    return ["error", words[errorCode(error) ?? ""] ?? "failed"];
+    const code = errorCode(error) ?? "";
+    if (code === "GUARDIAN_BUSY" || code.startsWith("HTTP_")) return ["warn", "no answer yet"];
+    return ["error", words[code] ?? "failed"];
 }

@@ -99,9 +99,19 @@ export class Filer {
         return { kind: filing.kind, key: row.key, project: row.project, policy: { id, name, status, fingerprint }, document: row.document, ...this.check(row, policy, filing) };
     }
 
-    /** Files one document, or says what has become of it before. One at a time: the policy's form is one for the account. */
+    /**
+     * Files one document, or says what has become of it before. One at a time: the policy's form is one for the account. What throws
+     * is kept, and taken up again by `resume`.
+     * @throws WattError, GuardianError, HttpError
+     */
     file(filing: Filing, signal?: AbortSignal): Promise<FilingResult> {
-        return this.inTurn(() => this.fileNow(filing, signal));
+        return this.inTurn(async () => {
+            if (this.settings.fingerprint === "") throw new WattError("GUARDIAN_UNPINNED", "The policy is not agreed to yet: choose it in the settings of the Guardian node.");
+            const { url } = this.client.account;
+            const id = JSON.stringify([url, this.settings.policyId, filing.kind, filing.kind === "report" ? filing.report.key : parseProject(filing.payload).id]);
+            this.filings.keep(id, url, this.settings.policyId, filing);
+            return this.take(id, filing, signal);
+        });
     }
 
     /** Goes on with everything that is not settled: after a restart, an outage, an unknown outcome. */
@@ -116,8 +126,31 @@ export class Filer {
                 const result = row.state === "filed" ? await this.follow(row, signal) : row.state === "refused" ? undefined : await this.advance(row, signal);
                 if (result && JSON.stringify(this.filings.get(row.key)) !== before) results.push(result);
             }
+            for (const { id, content } of this.kept(kinds)) {
+                if (signal?.aborted) break;
+                // What still keeps it from being filed was told when it was asked for.
+                const result = await this.take(id, content, signal).catch(() => undefined);
+                if (result && (result.state !== "JAMMED" || result.attempts > 0)) results.push(result);
+            }
             return results;
         });
+    }
+
+    /** True while something is not settled. */
+    get isBusy(): boolean {
+        return this.rows().some(({ state }) => state === "new" || state === "sent") || this.kept().length > 0;
+    }
+
+    private kept(kinds?: ReadonlySet<Kind>): { id: string; content: Filing }[] {
+        const found = this.filings.kept(this.client.account.url, this.settings.policyId) as { id: string; content: Filing }[];
+        return found.filter(({ content }) => kinds?.has(content.kind) ?? true);
+    }
+
+    /** From here on the row remembers it, or it is refused. */
+    private async take(id: string, filing: Filing, signal?: AbortSignal): Promise<FilingResult> {
+        const result = await this.fileNow(filing, signal);
+        if (result.state !== "JAMMED" || this.filings.get(result.key)) this.filings.forget(id);
+        return result;
     }
 
     /** Rows of this Guardian and policy. */
@@ -132,7 +165,6 @@ export class Filer {
     }
 
     private async fileNow(filing: Filing, signal?: AbortSignal): Promise<FilingResult> {
-        if (this.settings.fingerprint === "") throw new WattError("GUARDIAN_UNPINNED", "The policy is not agreed to yet: choose it in the settings of the Guardian node.");
         const subject = await this.identify(filing, signal);
         const known = this.filings.get(subject.key);
         if (known && known.state !== "refused") return this.again(known, filing, signal);

@@ -53,7 +53,8 @@ CREATE TABLE IF NOT EXISTS filings (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (
     meter TEXT NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, key TEXT NOT NULL, PRIMARY KEY (meter, from_ms, key)
-) WITHOUT ROWID;`;
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inbox (id TEXT PRIMARY KEY, url TEXT NOT NULL, policy TEXT NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;`;
 
 /** Every document filed or to be filed, each under a key that is there once. Each change is on the disk before it returns. */
 export class Filings {
@@ -83,6 +84,21 @@ export class Filings {
             .all<{ content: string }>("SELECT content FROM filings")
             .map(({ content }) => JSON.parse(content) as Row)
             .filter((row) => row.url === url);
+    }
+
+    /** Keeps what was asked for until it is settled: Guardian may be away, or the project not validated yet. */
+    keep(id: string, url: string, policyId: string, content: object): void {
+        this.db.run("INSERT OR REPLACE INTO inbox VALUES (?, ?, ?, ?)", id, url, policyId, JSON.stringify(content));
+    }
+
+    /** What was kept for a policy, oldest name first. */
+    kept(url: string, policyId: string): { id: string; content: unknown }[] {
+        const found = this.db.all<{ id: string; content: string }>("SELECT id, content FROM inbox WHERE url = ? AND policy = ? ORDER BY id", url, policyId);
+        return found.map(({ id, content }) => ({ id, content: JSON.parse(content) as unknown }));
+    }
+
+    forget(id: string): void {
+        this.db.run("DELETE FROM inbox WHERE id = ?", id);
     }
 
     /**

@@ -1,7 +1,6 @@
-import { createHmac, generateKeyPair, generateKeyPairSync, randomBytes, sign, timingSafeEqual, type KeyObject } from "node:crypto";
+import { createHmac, generateKeyPairSync, randomBytes, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { promisify } from "node:util";
 import { z } from "zod";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
@@ -80,13 +79,6 @@ const ACCESS_LIFE_MS = 60_000;
 const MAX_BODY = 1024 * 1024;
 const YEAR_MS = 365 * 86_400_000;
 
-/** Takes a second to make, so all stand-ins of a process share it. */
-let signingKey: Promise<KeyObject> | undefined;
-
-async function makeSigningKey(): Promise<KeyObject> {
-    return (await promisify(generateKeyPair)("rsa", { modulusLength: 2048 })).privateKey;
-}
-
 interface Refresh {
     token: string;
     username: string;
@@ -109,7 +101,6 @@ export class GuardianSimulator {
     private readonly last = new Map<string, Answer>();
     private readonly timers = new Set<() => void>();
     private readonly signing = randomBytes(32);
-    private rsa: KeyObject | undefined;
     private engine: PolicyEngine | undefined;
 
     constructor(private readonly options: GuardianSimOptions) {
@@ -137,7 +128,6 @@ export class GuardianSimulator {
 
     /** @throws WattError SIM_PORT */
     async start(): Promise<void> {
-        if (this.options.profile !== "g220") this.rsa = await (signingKey ??= makeSigningKey());
         const saved = this.options.file?.load() as { policy?: PolicyState; refresh?: Refresh[] } | undefined;
         const { seed, rounding, profile } = this.options;
         this.engine = new PolicyEngine({
@@ -344,12 +334,11 @@ export class GuardianSimulator {
     private jwt(username: string, session: string): string {
         const now = this.clock.now();
         const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
-        const head = `${part({ alg: this.rsa ? "RS256" : "HS256", typ: "JWT" })}.${part({ username, session, expireAt: now + ACCESS_LIFE_MS, iat: Math.floor(now / 1000) })}`;
+        const head = `${part({ alg: "HS256", typ: "JWT" })}.${part({ username, session, expireAt: now + ACCESS_LIFE_MS, iat: Math.floor(now / 1000) })}`;
         return `${head}.${this.signature(head)}`;
     }
 
     private signature(head: string): string {
-        if (this.rsa) return sign("sha256", Buffer.from(head), this.rsa).toString("base64url");
         return createHmac("sha256", this.signing).update(head).digest("base64url");
     }
 

@@ -65,7 +65,6 @@ describe("filing with Guardian", function () {
             const { filer, simulator } = made;
             const project = await filer.file(PROJECT);
             assert.deepEqual([project.state, project.stage, project.differences], ["FILED", "Waiting for Validation", []]);
-            await assert.rejects(filer.file(report()), { code: "GUARDIAN_PROJECT" });
             simulator.approveAll();
             const [validated] = await filer.resume();
             assert.equal(validated?.stage, "Validated");
@@ -174,6 +173,23 @@ describe("filing with Guardian", function () {
         const [result] = await made.filer.resume();
         assert.equal(result?.state, "FILED");
         assert.equal(made.simulator.count.reports, 1);
+    });
+
+    it("keeps a report until its project is validated, and until Guardian answers", async () => {
+        const made = await bench();
+        assert.equal(await codeOf(made.filer.file(report())), "GUARDIAN_PROJECT");
+        await made.filer.file(PROJECT);
+        assert.deepEqual(await made.filer.resume(), []);
+        assert.equal(made.filer.isBusy, true);
+        made.simulator.approveAll();
+        const results = await made.filer.resume();
+        assert.deepEqual(results.map(({ kind, state, stage }) => [kind, state, stage]), [["project", "FILED", "Validated"], ["report", "FILED", "Waiting for Verification"]]);
+        made.simulator.fault(parseGuardianFault("reset"));
+        assert.equal(await codeOf(made.filer.file(report(160, 1))), "HTTP_FAILED");
+        made.simulator.fault(parseGuardianFault("clear"));
+        assert.deepEqual((await made.filer.resume()).map(({ state }) => state), ["FILED"]);
+        assert.equal(made.filer.isBusy, false);
+        assert.deepEqual([made.simulator.count.projects, made.simulator.count.reports], [1, 2]);
     });
 
     it("finds a document that an earlier installation filed", async () => {

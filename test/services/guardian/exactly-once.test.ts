@@ -98,7 +98,7 @@ describe("a document is filed exactly once", function () {
             ? new Proxy(filings, {
                   get: (target, name) => {
                       const member: unknown = Reflect.get(target, name);
-                      if (typeof member !== "function" || !["begin", "attempt", "update"].includes(String(name))) return typeof member === "function" ? (member.bind(target) as unknown) : member;
+                      if (typeof member !== "function" || !["keep", "forget", "begin", "attempt", "update"].includes(String(name))) return typeof member === "function" ? (member.bind(target) as unknown) : member;
                       return (...args: unknown[]) => life.now(() => Reflect.apply(member, target, args) as unknown);
                   },
               })
