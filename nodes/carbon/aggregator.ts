@@ -7,7 +7,7 @@ import { parseReading } from "../common/reading.js";
 import type { StatusKind } from "../common/status.js";
 import type { Site } from "../common/wl-site.js";
 import { Book, type BookRules, type News } from "./book.js";
-import type { Evidence } from "./capsule-file.js";
+import type { Evidence, EvidenceKeeper } from "./capsule-file.js";
 import { iso } from "./deductions.js";
 import { parseFactors } from "./factor.js";
 import { type Adjustment, CALENDARS, type Interval, samplingClass, sum } from "./interval.js";
@@ -49,7 +49,8 @@ const commandSchema = z.union([
     z.enum(["preview", "check", "status"]),
     z.strictObject({ accept: z.array(z.number().int()).min(1), by: z.string().min(1) }),
     z.strictObject({ invoice: invoiceSchema }),
-], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"} or {invoice: {from, to, exportWh, importWh, source}}' });
+    z.strictObject({ verify: z.number().int().positive() }),
+], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"}, {verify: number} or {invoice: {from, to, exportWh, importWh, source}}' });
 
 /** The rules that a dialog's fields and a site make. @throws WattError CONFIG_INVALID and what meters and factors throw. */
 export function rulesOf(def: object, site: Site, version: string): BookRules & { checkMs: number } {
@@ -103,8 +104,7 @@ export class Aggregator {
         private readonly folder: string,
         private readonly rules: ReturnType<typeof rulesOf>,
         private readonly listener: AggregatorListener,
-        /** Keeps what proves a report. */
-        private readonly keep: (report: Report, raw: ReturnType<Book["evidence"]>) => Promise<Evidence>,
+        private readonly proofs: EvidenceKeeper,
         private readonly clock: Clock = systemClock,
     ) {
         this.opened = new Promise((resolve, reject) => {
@@ -183,6 +183,10 @@ export class Aggregator {
         const book = await this.opened;
         const { data } = parsed;
         if (data === "preview") return book.preview() ?? null;
+        if (typeof data === "object" && "verify" in data) {
+            if (!book.reportOf(data.verify)) throw new WattError("REPORT_UNKNOWN", `There is no report ${data.verify}.`);
+            return this.proofs.verify(this.rules.project.id, data.verify);
+        }
         if (typeof data === "object" && "accept" in data) book.accept(data.accept, data.by);
         if (typeof data === "object" && "invoice" in data) book.addInvoice(data.invoice);
         if (data !== "status") await this.check();
@@ -214,8 +218,8 @@ export class Aggregator {
                 for (const adjustment of adjustments) this.listener.onAdjustment(adjustment);
                 book.sent({ intervals, adjustments, reports: [] });
                 for (const report of reports) {
-                    for (const closed of book.closedBefore(report.number)) await this.keep(closed, book.evidence(closed.number));
-                    const evidence = await this.keep(report, book.evidence(report.number));
+                    for (const closed of book.closedBefore(report.number)) await this.proofs.keep(closed, book.evidence(closed.number));
+                    const evidence = await this.proofs.keep(report, book.evidence(report.number));
                     this.listener.onReport(report, evidence);
                     book.sent({ intervals: [], adjustments: [], reports: [report] });
                 }

@@ -116,7 +116,7 @@ export function capsuleEntry({ project, period, root }: Pick<CapsuleSummary, "pr
 
 /** One thing that was looked at. */
 export interface Finding {
-    check: "form" | "root" | "signatures" | "report";
+    check: "form" | "root" | "signatures" | "report" | "filed" | "ledger";
     ok: boolean;
     /** A sentence for a person. */
     text: string;

@@ -9,7 +9,7 @@ import { siteOf } from "../common/wl-site.js";
 import type { StoreNode } from "../store/wl-store.js";
 import { Aggregator, rulesOf, summaryOf } from "./aggregator.js";
 import { importAmsConfig } from "./ams-config.js";
-import { keepEvidence } from "./capsule-file.js";
+import { EvidenceKeeper } from "./capsule-file.js";
 import { recomputeReport } from "./evidence.js";
 
 interface AmsIdDef extends NodeDef {
@@ -37,7 +37,7 @@ export default (RED: NodeAPI): void => {
                 onAdjustment: (adjustment) => this.send([null, null, { topic: topic("adjustment"), payload: adjustment, timestamp: adjustment.madeAt }]),
                 onStatus: (kind, text) => lifecycle.status.set(kind, text),
                 onWarning: (error) => this.warn(error),
-            }, (report, raw) => keepEvidence(path.join(folder, "carbon", "evidence"), report, raw, recomputeReport, store.ledger(`wattledger/${site.siteId}`)));
+            }, new EvidenceKeeper(path.join(folder, "carbon", "evidence"), () => store.ledger(`wattledger/${site.siteId}`), recomputeReport));
             lifecycle.onClose(() => aggregator.close());
             lifecycle.run((signal) => aggregator.run(signal));
             lifecycle.onInput<{ command?: unknown }>((msg, send) => {

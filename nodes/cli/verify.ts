@@ -1,11 +1,9 @@
-import { createReadStream } from "node:fs";
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { capsuleEntry, verifyCapsule } from "../carbon/capsule.js";
+import { judgeCapsule } from "../carbon/capsule-file.js";
 import { recomputeReport } from "../carbon/evidence.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
-import { parseVerifierKey, verifyEntry, type VerifierKey } from "../store/checkpoint.js";
+import { parseVerifierKey, type VerifierKey } from "../store/checkpoint.js";
 import { readText, systemFiles } from "../store/files.js";
 import { auditLedger } from "../store/ledger.js";
 
@@ -34,13 +32,7 @@ export function verifyReport(args: readonly string[], print: Print): Promise<Exi
         if (root !== undefined && !/^[0-9a-f]{64}$/i.test(root)) throw usage("--root takes 64 hex digits.");
         if (proof !== undefined && key === undefined) throw usage("--proof needs --key.");
         const verifier = key === undefined ? undefined : await readKey(key);
-        const { findings, summary } = await verifyCapsule(createReadStream(file), recomputeReport);
-        const results = findings.map(({ check, ok, text }) => ({ check: check as string, ok, text }));
-        if (summary && root !== undefined) {
-            const ok = summary.root === root.toLowerCase();
-            results.push({ check: "filed", ok, text: ok ? "The root is the one that was filed." : `The root is not the one that was filed, ${root}.` });
-        }
-        if (summary && verifier) results.push(await ledgerResult(capsuleEntry(summary), proof ?? `${file}.tlog-proof`, verifier));
+        const { ok: isHeld, findings, summary } = await judgeCapsule(file, recomputeReport, { root, verifier, proofFile: proof });
         print(`capsule     ${path.basename(file)}`);
         if (summary) {
             const { name, version } = summary.terms.code;
@@ -49,9 +41,9 @@ export function verifyReport(args: readonly string[], print: Print): Promise<Exi
             print(`made by     ${oneLine(name)} ${oneLine(version)}`);
             for (const line of claim(summary.outcome.report)) print(line);
         }
-        for (const { check, ok, text } of results) print(`${ok ? "ok  " : "FAIL"}  ${check.padEnd(10)}  ${oneLine(text)}`);
+        for (const { check, ok, text } of findings) print(`${ok ? "ok  " : "FAIL"}  ${check.padEnd(10)}  ${oneLine(text)}`);
         if (summary && root === undefined && !verifier) print("note  not shown: that this capsule is the one that was filed; give --root, or --key of the ledger");
-        return results.every(({ ok }) => ok) ? 0 : 1;
+        return isHeld ? 0 : 1;
     });
 }
 
@@ -72,16 +64,6 @@ export function verifyLedger(args: readonly string[], print: Print): Promise<Exi
             return 1;
         }
     });
-}
-
-async function ledgerResult(entry: string, proofFile: string, verifier: VerifierKey): Promise<{ check: string; ok: boolean; text: string }> {
-    const proof = await readFile(proofFile, "utf8");
-    try {
-        const { origin, index, size } = verifyEntry(entry, proof, verifier);
-        return { check: "ledger", ok: true, text: `The capsule is entry ${index} of ${origin}, which signed its ${size} entries.` };
-    } catch (error) {
-        return { check: "ledger", ok: false, text: errorText(error) };
-    }
 }
 
 /** What the report claims, where it is one of ours. */

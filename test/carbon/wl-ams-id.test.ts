@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { type EventEmitter, once } from "node:events";
+import { rm } from "node:fs/promises";
 import type { Node } from "node-red";
 import type { BookStats } from "../../dist/carbon/book.js";
 import type { Evidence } from "../../dist/carbon/capsule-file.js";
@@ -71,6 +72,7 @@ describe("wl-ams-id", () => {
         assert.equal((await interval).payload["exportWh"], 2_400_000);
         assert.equal((await interval).interval.meters[0]!.hours.length, 24);
         const { payload, topic, evidence } = await report;
+        assert.deepEqual(await ask<{ ok: boolean; root: string }>({ verify: 1 }).then(({ ok, root }) => [ok, root]), [true, evidence.root]);
         assert.equal(await verifyReport([evidence.file, "--root", evidence.root, "--key", evidence.verifierKey], () => undefined), 0);
         assert.equal(topic, "plant/report");
         assert.deepEqual([payload.ready, payload.figures.credits, payload.simulated, payload.format], [true, 1, false, "wattledger.ams-i-d.report/1"]);
@@ -134,6 +136,10 @@ describe("wl-ams-id", () => {
         const lines: string[] = [];
         assert.equal(await verifyReport([evidence.file], (line) => lines.push(line)), 0);
         assert.ok(lines.some((line) => /^ok {4}signatures {2}\d+ device signatures are valid\.$/.test(line)), lines.join("\n"));
+        await rm(evidence.file);
+        const caught = next<{ error: { message: string } }>("caught");
+        send({ command: { verify: 1 } });
+        assert.match((await caught).error.message, /plant-1\.capsule or its proof is not in .*: put it back from a backup/);
     });
 
     it("previews without recording, with what is refused", async () => {
