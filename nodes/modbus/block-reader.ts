@@ -1,8 +1,8 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import { contains, errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, SizeLimit } from "./learned.js";
+import { errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, SizeLimit } from "./learned.js";
 import { describe, isBits } from "./pdu.js";
-import { type Block, hits, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
+import { type Block, contains, hits, overlaps, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
 
 export interface BlockReaderOptions extends Omit<PlanOptions, "holes"> {
@@ -487,10 +487,6 @@ function isBusy({ exception }: ModbusError): boolean {
 
 function isSame(a: Span, b: Span): boolean {
     return a.table === b.table && a.address === b.address && a.size === b.size;
-}
-
-function overlaps(a: Span, b: Span): boolean {
-    return a.table === b.table && a.address < b.address + b.size && b.address < a.address + a.size;
 }
 
 /** One of them holds all others: nothing to take apart. */

@@ -1,4 +1,4 @@
-import type { Span } from "./plan.js";
+import { contains, type Span } from "./plan.js";
 import { ModbusError, type ModbusErrorCode } from "./transport.js";
 
 const HOUR_MS = 3_600_000;
@@ -80,10 +80,6 @@ export class Holes {
     doubt(now: number): void {
         for (const hole of this.all) if (hole.refusal.exception !== undefined) Object.assign(hole, { retryAt: now, waitMs: FIRST_RECHECK_MS });
     }
-}
-
-export function contains(outer: Span, inner: Span): boolean {
-    return outer.table === inner.table && outer.address <= inner.address && outer.address + outer.size >= inner.address + inner.size;
 }
 
 /** A span as the key of a map. */

@@ -6,7 +6,7 @@ import { DatagramFraming, MbapFraming } from "./mbap.js";
 import { MAX_REGISTERS } from "./pdu.js";
 import type { LinkKind } from "./plan.js";
 import { RtuFraming, RtuTransport, Strays } from "./rtu.js";
-import { type SerialSettings, SerialTransport } from "./serial.js";
+import { DATA_BITS, type SerialSettings, SerialTransport } from "./serial.js";
 import { TcpTransport } from "./tcp.js";
 import type { ModbusError, Transport } from "./transport.js";
 import { UdpTransport } from "./udp.js";
@@ -32,7 +32,6 @@ const serialSchema = z.object({
     path: textField(),
     baud: numberField({ min: 300, max: 4_000_000, default: 9_600, integer: true }),
     parity: choiceField(["none", "even", "odd"], "none"),
-    dataBits: numberField({ min: 7, max: 8, default: 8, integer: true }),
     stopBits: numberField({ min: 1, max: 2, default: 1, integer: true }),
     ...limits,
 });
@@ -69,8 +68,8 @@ function isSerial(endpoint: Endpoint): endpoint is SerialEndpoint {
 /** Everything that makes two endpoints different connections. Two settings of one serial port cannot both be open. */
 function keyOf(endpoint: Endpoint): string {
     if (!isSerial(endpoint)) return `${endpoint.transport ?? "tcp"} ${endpoint.host.toLowerCase()}:${endpoint.port}`;
-    const { path, baud, parity, dataBits, stopBits } = endpoint;
-    return `${path} ${baud} ${dataBits}${parity}${stopBits}`;
+    const { path, baud, parity, stopBits } = endpoint;
+    return `${path} ${baud} ${parity} ${stopBits}`;
 }
 
 const links = new Map<string, ModbusLink>();
@@ -97,8 +96,8 @@ export function sharedLink(endpoint: Endpoint): ModbusLink {
 /** What a link runs over, for plans. */
 export function kindOf(endpoint: Endpoint): LinkKind {
     if (!isSerial(endpoint)) return { kind: endpoint.transport ?? "tcp" };
-    const { baud, parity, dataBits, stopBits } = endpoint;
-    return { kind: "rtu", baud, characterBits: 1 + dataBits + (parity === "none" ? 0 : 1) + stopBits };
+    const { baud, parity, stopBits } = endpoint;
+    return { kind: "rtu", baud, characterBits: 1 + DATA_BITS + (parity === "none" ? 0 : 1) + stopBits };
 }
 
 function createTransport(endpoint: Endpoint, strays: Strays, onLost: (error: ModbusError) => void): Transport {

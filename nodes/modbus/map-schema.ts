@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { headShape, mapChoice, mapDuration, mapInt, mapNumber, mapText, strictMap } from "../common/pointmaps.js";
+import { MAX_REGISTERS } from "./pdu.js";
+import { TABLES } from "./transport.js";
 
-const TABLES = ["coil", "discrete", "input", "holding"] as const;
 export const BYTE_ORDERS = ["ABCD", "CDAB", "BADC", "DCBA"] as const;
 
 /** What a positive value means on the device; ours are the first, third and fifth (design §4). */
@@ -109,7 +110,7 @@ function build() {
             table: mapChoice(TABLES).optional(),
             numbering: mapChoice(["wire", "register", "modicon"]).optional(),
             byte_order: mapChoice(BYTE_ORDERS).optional(),
-            max_registers: mapInt(1, 125).optional(),
+            max_registers: mapInt(1, MAX_REGISTERS).optional(),
             gaps: mapChoice(["never", "declared", "allow"]).optional(),
             readable: ranges(),
             forbidden: ranges(),

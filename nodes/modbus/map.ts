@@ -4,14 +4,9 @@ import type { BadReason } from "../common/reading.js";
 import { isPointName, UNIT_TEXTS, unitOf, UNITS, unitText, type UnitKey } from "../common/units.js";
 import { type ModbusMapSchema, modbusMapSchema, type RawMap, type RawPoint, type RawRange, type SIGNS } from "./map-schema.js";
 import { applyFactor, type ByteOrder, type Factor, factorOf, isNumeric, type Raw, rawLimits, rawReader, TYPE_NAMES, wireType, type WireType } from "./map-values.js";
-import { MAX_REGISTERS } from "./pdu.js";
-import type { Range, ReadItem } from "./plan.js";
+import { isBits, MAX_REGISTERS } from "./pdu.js";
+import { contains, overlaps, type ReadItem, type Span } from "./plan.js";
 import type { Table } from "./transport.js";
-
-/** Registers, or bits, of one table by wire address. */
-export interface RegisterRange extends Range {
-    table: Table;
-}
 
 /** What is read as one and never cut: one value, or all of an atomic range. */
 export interface MapItem extends ReadItem {
@@ -74,9 +69,9 @@ export interface ModbusMap extends MapHead {
     readonly maxRegisters: number;
     readonly gaps: "never" | "declared" | "allow";
     /** Where gaps may be read. */
-    readonly readable: readonly RegisterRange[];
+    readonly readable: readonly Span[];
     /** Never to be read. */
-    readonly forbidden: readonly RegisterRange[];
+    readonly forbidden: readonly Span[];
     /** Least time between two requests, ms. */
     readonly minIntervalMs: number;
     /** Wait after connecting, ms. */
@@ -183,7 +178,7 @@ class Compiler {
         return undefined;
     }
 
-    private ranges(key: "readable" | "forbidden" | "atomic"): RegisterRange[] {
+    private ranges(key: "readable" | "forbidden" | "atomic"): Span[] {
         return (this.defaults[key] ?? []).flatMap((range: RawRange, index) => {
             const path = ["defaults", key, String(index)];
             const { table, range: ends } = Array.isArray(range) ? { table: undefined, range: range } : range;
@@ -202,9 +197,8 @@ class Compiler {
             this.file.fault([...path, "type"], `"${text}" is no type: ${written}`);
             return undefined;
         }
-        const isBitTable = table === "coil" || table === "discrete";
-        if (isBitTable === (type.family === "bit")) return type;
-        this.file.fault([...path, "type"], isBitTable ? `table ${table} holds bits: take type bit` : `table ${table} holds registers: take table coil or discrete for type bit, or a uint16 with bits`);
+        if (isBits(table) === (type.family === "bit")) return type;
+        this.file.fault([...path, "type"], isBits(table) ? `table ${table} holds bits: take type bit` : `table ${table} holds registers: take table coil or discrete for type bit, or a uint16 with bits`);
         return undefined;
     }
 
@@ -249,8 +243,8 @@ class Compiler {
         return `there is no point "${name}": ${suggest(name, Object.keys(this.raw.points))}`;
     }
 
-    private checkForbidden(drafts: readonly Draft[], atomic: readonly RegisterRange[], forbidden: readonly RegisterRange[]): void {
-        const hit = (range: RegisterRange) => forbidden.some((other) => overlap(range, other));
+    private checkForbidden(drafts: readonly Draft[], atomic: readonly Span[], forbidden: readonly Span[]): void {
+        const hit = (range: Span) => forbidden.some((other) => overlaps(range, other));
         for (const draft of drafts) {
             if (hit({ ...draft, size: draft.type.size })) this.file.fault([...draft.path, "address"], "lies in a forbidden range: remove the point or narrow the range");
         }
@@ -259,21 +253,21 @@ class Compiler {
         }
     }
 
-    private checkAtomic(atomic: readonly RegisterRange[]): void {
+    private checkAtomic(atomic: readonly Span[]): void {
         for (const [index, range] of atomic.entries()) {
             const path = ["defaults", "atomic", String(index)];
             if (range.size > this.maxRegisters) this.file.fault(path, `has ${range.size} registers and max_registers is ${this.maxRegisters}: it cannot be read at once, so narrow it`);
-            if (atomic.slice(0, index).some((other) => overlap(range, other))) this.file.fault(path, "overlaps another atomic range: make one of the two");
+            if (atomic.slice(0, index).some((other) => overlaps(range, other))) this.file.fault(path, "overlaps another atomic range: make one of the two");
         }
     }
 
-    private assemble(drafts: readonly Draft[], atomic: readonly RegisterRange[]): { items: MapItem[]; points: MapPoint[] } {
+    private assemble(drafts: readonly Draft[], atomic: readonly Span[]): { items: MapItem[]; points: MapPoint[] } {
         const items = new Map<string, { item: Mutable<MapItem>; points: MapPoint[] }>();
         const points: MapPoint[] = [];
-        const groupOf = new Map<RegisterRange, string>();
+        const groupOf = new Map<Span, string>();
         for (const draft of drafts) {
             const own = { table: draft.table, address: draft.address, size: draft.type.size };
-            const range = atomic.find((other) => overlap(own, other));
+            const range = atomic.find((other) => overlaps(own, other));
             if (range && !contains(range, own)) {
                 this.file.fault([...draft.path, "address"], "lies only partly in an atomic range: widen the range");
                 continue;
@@ -298,7 +292,7 @@ class Compiler {
     }
 
     /** True where the registers that a value depends on are read in one answer with it. */
-    private comesAlong(draft: Draft, range: RegisterRange | undefined): boolean {
+    private comesAlong(draft: Draft, range: Span | undefined): boolean {
         const { raw, path, table, type } = draft;
         return (["scale", "direction"] as const).every((key) => {
             const at = draft[`${key}At`];
@@ -317,7 +311,7 @@ class Compiler {
         return raw.group;
     }
 
-    private point(draft: Draft, group: string, place: RegisterRange): MapPoint | undefined {
+    private point(draft: Draft, group: string, place: Span): MapPoint | undefined {
         const { raw, path, type, table, address } = draft;
         const name = path[1]!;
         const fault = (key: string, message: string) => this.file.fault([...path, key], message);
@@ -470,17 +464,9 @@ class Compiler {
     }
 }
 
-function newItem(place: RegisterRange, group: string) {
+function newItem(place: Span, group: string) {
     const points: MapPoint[] = [];
     return { item: { ...place, group, points }, points };
-}
-
-function overlap(a: RegisterRange, b: RegisterRange): boolean {
-    return a.table === b.table && a.address < b.address + b.size && b.address < a.address + a.size;
-}
-
-function contains(outer: RegisterRange, inner: RegisterRange): boolean {
-    return outer.table === inner.table && inner.address >= outer.address && inner.address + inner.size <= outer.address + outer.size;
 }
 
 /** Numbers with the table in their first digit, five or six digits long. */

@@ -1,4 +1,4 @@
-import { ModbusError, type ModbusRequest, type ReadRequest, type Table, type WriteRequest } from "./transport.js";
+import { ModbusError, type ModbusRequest, type ReadRequest, type Table, TABLES, type WriteRequest } from "./transport.js";
 
 /** Function codes that read (Modbus Application Protocol V1.1b3 §6.1-6.4). */
 const READ_FUNCTION: Record<Table, number> = { coil: 1, discrete: 2, holding: 3, input: 4 };
@@ -56,7 +56,7 @@ export function dataBytes({ table, quantity }: ReadRequest): number {
 export function impossible(request: ReadRequest, maxRegisters: number): ModbusError | undefined {
     const { unit, table, address, quantity } = request;
     const most = isBits(table) ? MAX_BITS : maxRegisters;
-    if (!(table in READ_FUNCTION)) return fault(`table "${table}" is none of coil, discrete, input, holding`);
+    if (!TABLES.includes(table)) return fault(`table "${table}" is none of ${TABLES.join(", ")}`);
     if (!isWhole(unit, 0, 255)) return fault(`unit ${unit} is not 0..255`);
     if (!isWhole(quantity, 1, most)) return fault(`quantity ${quantity} is not 1..${most}`);
     if (!isWhole(address, 0, 0x10000 - quantity)) return fault(`address ${address} with quantity ${quantity} is not within 0..65535`);

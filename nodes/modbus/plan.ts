@@ -1,6 +1,7 @@
 import { WattError } from "../common/errors.js";
 import { isBits, MAX_BITS, MAX_REGISTERS } from "./pdu.js";
-import type { Table } from "./transport.js";
+import { frameGapMs } from "./rtu.js";
+import { type Table, TABLES } from "./transport.js";
 
 /** Neighbouring registers, or bits of the tables coil and discrete. */
 export interface Span {
@@ -8,6 +9,14 @@ export interface Span {
     /** 0-based wire address, 0..65535. */
     address: number;
     size: number;
+}
+
+export function contains(outer: Span, inner: Span): boolean {
+    return outer.table === inner.table && outer.address <= inner.address && outer.address + outer.size >= inner.address + inner.size;
+}
+
+export function overlaps(a: Span, b: Span): boolean {
+    return a.table === b.table && a.address < b.address + b.size && b.address < a.address + a.size;
 }
 
 /** What is read as one and never cut: a value, a value with its scale register, registers that may only be read together. */
@@ -75,7 +84,7 @@ export interface Plan<I extends ReadItem> {
 /** How requests travel. */
 export interface LinkKind {
     kind: "tcp" | "udp" | "rtu" | "rtutcp";
-    /** Of the serial line, also of one behind a gateway. Needed for `rtu`; elsewhere without it the network alone counts. */
+    /** Of the serial line, also of one behind a gateway. Without it RTU counts with 9600, all else with the network alone. */
     baud?: number;
     /** Of one character on the serial line. */
     characterBits?: number;
@@ -89,10 +98,8 @@ export interface LinkKind {
 const CHARACTER_BITS = 11;
 /** A read request and the frame around an answer's data: 8 + 5 characters (V1.1b3 §6.3, V1.02 §2.5.1). */
 const FRAME_CHARACTERS = 13;
-/** Before and after each frame: 3.5 characters, above 19,200 baud 1.75 ms (V1.02 §2.5.1.1). */
-const SILENT_CHARACTERS = 3.5;
-const LEAST_SILENCE_MS = 1.75;
-const FAST_BAUD = 19_200;
+/** Of most meters from the factory. RTU over TCP ends on such a line too, and does not say how fast it is. */
+const USUAL_BAUD = 9_600;
 /** What a small device takes for a register over a network: little beside a request, but not nothing. */
 const NETWORK_REGISTER_MS = 0.02;
 /** Devices take 5 to 60 ms to answer; few are quicker. */
@@ -100,14 +107,11 @@ const TURNAROUND_MS = 20;
 
 /** What reads cost on a kind of link. */
 export function costOf({ kind, baud, characterBits = CHARACTER_BITS, turnaroundMs = TURNAROUND_MS, gapMs = 0 }: LinkKind): LinkCost {
-    const serial = baud ?? (kind === "rtu" ? 9_600 : undefined);
+    const serial = baud ?? (kind === "rtu" || kind === "rtutcp" ? USUAL_BAUD : undefined);
     if (serial === undefined) return { requestMs: turnaroundMs + gapMs, registerMs: NETWORK_REGISTER_MS };
     const characterMs = (1_000 * characterBits) / serial;
-    const silenceMs = serial > FAST_BAUD ? LEAST_SILENCE_MS : SILENT_CHARACTERS * characterMs;
-    return { requestMs: turnaroundMs + gapMs + FRAME_CHARACTERS * characterMs + 2 * silenceMs, registerMs: 2 * characterMs };
+    return { requestMs: turnaroundMs + gapMs + FRAME_CHARACTERS * characterMs + 2 * frameGapMs(characterMs), registerMs: 2 * characterMs };
 }
-
-const TABLES: readonly Table[] = ["coil", "discrete", "input", "holding"];
 
 /** `"ac_power" (holding 100+2)`, for messages. */
 export function nameOf({ name, table, address, size }: ReadItem): string {

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { crc16, CRC_LENGTH } from "./crc.js";
-import { answerLength, dataBytes, functionOf, isWrite, parseAnswer, pduLength, writePdu } from "./pdu.js";
+import { answerLength, dataBytes, functionOf, isBits, isWrite, parseAnswer, pduLength, writePdu } from "./pdu.js";
 import { type ExchangeOptions, type Framing, ModbusError, type ModbusRequest, type ReadRequest, type Table, type Transport } from "./transport.js";
 
 /** Unit, function, exception code, check: no frame is shorter. */
@@ -182,7 +182,7 @@ export class RtuFraming implements Framing {
         const isEchoUnknown = this.echoes === undefined && isSingleWrite(request);
         if (!isEchoUnknown && !this.strays.threaten(request, now)) return undefined;
         const { unit, address, table } = request;
-        const step = table === "coil" || table === "discrete" ? 8 : 1;
+        const step = isBits(table) ? 8 : 1;
         const fences: ReadRequest[] = [];
         for (let quantity = 1; fences.length < MOST_FENCES && quantity <= (isWrite(request) ? 1 : request.quantity); quantity += step) {
             const fence: ReadRequest = { unit, address, table, quantity };
@@ -256,7 +256,7 @@ export interface RtuOptions {
     characterMs?: number;
 }
 
-/** The silence an RTU line needs before a request, ms. */
+/** The silence between two frames on an RTU line, ms. */
 export function frameGapMs(characterMs: number): number {
     return characterMs === 0 ? 0 : Math.max(GAP_MS, GAP_CHARACTERS * characterMs);
 }

@@ -2,12 +2,14 @@ import { errorCode, errorText } from "../common/errors.js";
 import { ModbusError } from "./transport.js";
 import { type WireOptions, WireTransport } from "./wire.js";
 
+/** Of a character: RTU has always 8 (Modbus over Serial Line V1.02 §2.5.1). */
+export const DATA_BITS = 8;
+
 export interface SerialSettings {
     /** `/dev/ttyUSB0`, better `/dev/serial/by-id/...`, or `COM3`. */
     path: string;
     baud: number;
     parity: "none" | "even" | "odd";
-    dataBits: number;
     stopBits: number;
 }
 
@@ -81,8 +83,8 @@ export async function listPorts(): Promise<PortInfo[]> {
     return ports.map(({ path, manufacturer, serialNumber }) => ({ path, manufacturer, serialNumber }));
 }
 
-function createPort({ path, baud, parity, dataBits, stopBits }: SerialSettings): SerialPort {
-    return new (serialPackage().SerialPort)({ path, baudRate: baud, parity, dataBits, stopBits, autoOpen: false });
+function createPort({ path, baud, parity, stopBits }: SerialSettings): SerialPort {
+    return new (serialPackage().SerialPort)({ path, baudRate: baud, parity, dataBits: DATA_BITS, stopBits, autoOpen: false });
 }
 
 /** Loaded at the first serial port and not before: it is native code, which everybody else is spared. */

@@ -1,7 +1,8 @@
 import { WattError } from "../common/errors.js";
 
 /** Modbus data tables (Modbus Application Protocol V1.1b3 §4.3): function codes 1, 2, 4 and 3 read them. */
-export type Table = "coil" | "discrete" | "input" | "holding";
+export const TABLES = ["coil", "discrete", "input", "holding"] as const;
+export type Table = (typeof TABLES)[number];
 
 interface AnyRequest {
     /** Unit identifier, 0..255. */

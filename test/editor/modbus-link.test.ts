@@ -15,7 +15,7 @@ declare const RED: Editor;
 
 const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
 const LIMITS = ["timeoutMs", "gapMs", "connectPauseMs", "maxRegisters", "idleCloseS"];
-const SERIAL = ["path", "baud", "parity", "dataBits", "stopBits"];
+const SERIAL = ["path", "baud", "parity", "stopBits"];
 
 describe("the dialog of wl-modbus-link", () => {
     let server: FaultServer;

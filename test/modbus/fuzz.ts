@@ -88,7 +88,7 @@ export function connect(kind: LinkKind["kind"], peer: HostilePeer, strays: Stray
     if (kind === "tcp") return new TcpTransport({ ...common, framing: new MbapFraming(), createSocket });
     const framing = new RtuFraming(strays, clock);
     if (kind === "rtutcp") return new RtuTransport({ framing, clock, wire: new TcpTransport({ ...common, framing, createSocket }) });
-    const settings = { path: "line", baud: 19_200, parity: "even", dataBits: 8, stopBits: 1 } as const;
+    const settings = { path: "line", baud: 19_200, parity: "even", stopBits: 1 } as const;
     const wire = new SerialTransport({ ...settings, ...common, framing, createPort: () => line as unknown as SerialPort });
     return new RtuTransport({ framing, clock, wire, characterMs: 11_000 / 19_200 });
 }

@@ -11,7 +11,7 @@ import { holding, SETTINGS } from "./rig.js";
 const RESOLVE = "_resolveFilename";
 
 const limits = { timeoutMs: 1_000, gapMs: 0, connectPauseMs: 0, maxRegisters: 125, checkUnit: true, idleCloseMs: 0 };
-const serial = { transport: "rtu", path: "/dev/ttyNONE1", baud: 19_200, parity: "even", dataBits: 8, stopBits: 1 } as const;
+const serial = { transport: "rtu", path: "/dev/ttyNONE1", baud: 19_200, parity: "even", stopBits: 1 } as const;
 
 describe("The settings of a link", () => {
     it("are Modbus TCP where no transport was saved", () => {

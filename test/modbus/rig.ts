@@ -60,7 +60,7 @@ export class Rig {
         const framing = new RtuFraming(this.strays, clock);
         if (this.kind === "rtutcp") return new RtuTransport({ framing, clock, wire: new TcpTransport({ host, port, framing, onLost, clock, createSocket }) });
         const createPort = () => new SocketPort(this.createSocket(), port);
-        const wire = new SerialTransport({ path: "/dev/ttyTEST", baud: 9_600, parity: "none", dataBits: 8, stopBits: 1, framing, onLost, clock, createPort });
+        const wire = new SerialTransport({ path: "/dev/ttyTEST", baud: 9_600, parity: "none", stopBits: 1, framing, onLost, clock, createPort });
         return new RtuTransport({ framing, wire, clock, characterMs: 10_000 / 9_600 });
     }
 

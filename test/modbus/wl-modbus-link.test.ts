@@ -219,7 +219,7 @@ describe("wl-modbus-link", () => {
     it("survives any settings", async () => {
         const text = fc.oneof(fc.string(), fc.constantFrom("", "abc", "99999", "${NOT_SET}"));
         const anything = fc.oneof(text, fc.double(), fc.boolean(), fc.constant(null), fc.array(fc.integer()), fc.constant({ a: {} }));
-        const fields = ["host", "port", "timeoutMs", "gapMs", "connectPauseMs", "maxRegisters", "idleCloseS", "checkUnit", "transport", "path", "baud", "parity", "dataBits", "stopBits"];
+        const fields = ["host", "port", "timeoutMs", "gapMs", "connectPauseMs", "maxRegisters", "idleCloseS", "checkUnit", "transport", "path", "baud", "parity", "stopBits"];
         const config = fc.record(Object.fromEntries(fields.map((field) => [field, anything])), { requiredKeys: [] });
         const property = fc.asyncProperty(fc.array(config, { minLength: 1, maxLength: 50 }), async (configs) => {
             const links = configs.map((settings, i) => ({ ...settings, id: `l${i}`, type: "wl-modbus-link" }));

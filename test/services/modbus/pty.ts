@@ -51,5 +51,5 @@ export async function startLine(port?: number): Promise<Line> {
 
 /** The settings of a link at one end. */
 export function serialEndpoint(path: string): Endpoint {
-    return { transport: "rtu", path, baud: 115_200, parity: "none", dataBits: 8, stopBits: 1 };
+    return { transport: "rtu", path, baud: 115_200, parity: "none", stopBits: 1 };
 }

@@ -84,7 +84,7 @@ describe("RTU on a serial port of the operating system", function () {
     });
 
     it("is refused while somebody else has the port, with what to do", async () => {
-        const other = sharedLink({ ...serialEndpoint(line.ends[0] as string), transport: "rtu", path: line.ends[0] as string, baud: 9_600, parity: "none", dataBits: 8, stopBits: 1 }).join(SETTINGS);
+        const other = sharedLink({ ...serialEndpoint(line.ends[0] as string), transport: "rtu", path: line.ends[0] as string, baud: 9_600, parity: "none", stopBits: 1 }).join(SETTINGS);
         await assert.rejects(other.read(holding(1)), { code: "MODBUS_CLOSED", message: /in use by another program, or by another modbus-link with other settings/ });
         await other.leave();
     });
