@@ -72,6 +72,7 @@ export const UNIT_TEXTS: Readonly<Record<string, Partial<Record<UnitKey, number>
     kVAh: { vah: 1000 },
     mAh: { ah: 0.001 },
     Ah: { ah: 1 },
+    kAh: { ah: 1000 },
     "°C": { c: 1 },
     "W/m²": { w_m2: 1 },
     "Wh/m²": { wh_m2: 1 },

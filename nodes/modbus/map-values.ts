@@ -109,13 +109,13 @@ function finite(value: number): Raw {
 }
 
 /** 64 bits from two halves: a number where that is exact. */
-function wide(high: number, low: number): number | bigint {
+export function wide(high: number, low: number): number | bigint {
     const value = high * 0x1_0000_0000 + low;
     return Number.isSafeInteger(value) ? value : BigInt(high) * 0x1_0000_0000n + BigInt(low);
 }
 
 /** Cut at the first NUL, blanks trimmed; bytes that are no UTF-8 are read as ISO 8859-1. */
-function readText(bytes: Buffer): Raw {
+export function readText(bytes: Buffer): string | undefined {
     const end = bytes.indexOf(0);
     const used = end < 0 ? bytes : bytes.subarray(0, end);
     return used.toString(isUtf8(used) ? "utf8" : "latin1").trim() || undefined;

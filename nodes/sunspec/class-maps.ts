@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { headShape, type MapEntry, MapFile, type MapHead, mapInt, mapText, PointMaps, strictMap, suggest } from "../common/pointmaps.js";
-import { isPointName } from "../common/units.js";
+import { isPointName, unitOf } from "../common/units.js";
 import type { ModelValues } from "./decode.js";
 import { type GroupDef, officialModels } from "./model.js";
+import { factorOf } from "./units.js";
 
 /** In order of rank: where a device is several of these, the first has its plain name. */
 export const DEVICE_CLASSES = ["inverter", "meter", "battery", "weather", "tracker", "mppt"] as const;
@@ -153,10 +154,14 @@ function checkNames(file: MapFile, path: readonly string[], { models, group, poi
         else if (!found) file.fault([...path, "group"], `model ${id} has no group "${group}": ${suggest(group!, model.groups.map(({ name }) => name))}`);
         else groups.push(found);
     }
-    const known = groups.flatMap((one) => one.points.map(({ name }) => name));
+    const defs = groups.flatMap((one) => one.points);
     for (const [name, from] of Object.entries(points)) {
         const names = from.split(/[|+]/);
-        if (groups.length > 0 && !names.some((one) => known.includes(one))) file.fault([...path, "points", name], `no model of this source has ${from}: ${suggest(names[0]!, known)}`);
+        const found = defs.filter((def) => names.includes(def.name));
+        if (groups.length > 0 && found.length === 0) file.fault([...path, "points", name], `no model of this source has ${from}: ${suggest(names[0]!, defs.map((def) => def.name))}`);
+        const unit = unitOf(nameOf(name, 1));
+        const other = unit && found.find((def) => def.unit !== undefined && factorOf(def.unit, unit) === undefined);
+        if (other) file.fault([...path, "points", name], `${other.name} is in ${other.unit}, which does not fit the name's ending _${unit}: rename the point`);
     }
 }
 

@@ -1,6 +1,6 @@
-import { isUtf8 } from "node:buffer";
 import { WattError } from "../common/errors.js";
 import type { BadReason } from "../common/reading.js";
+import { readText, wide } from "../modbus/map-values.js";
 import { countsIn, HEADER_REGISTERS, type Layout, layoutOf } from "./layout.js";
 import type { ModelDef, PointDef, PointType } from "./model.js";
 
@@ -59,7 +59,7 @@ export function decodeModel(model: ModelDef, bytes: Buffer): DecodedModel {
  * The two registers every model begins with.
  * @throws WattError SUNSPEC_DECODE when they are not there or belong to another model.
  */
-export function readHeader(model: ModelDef, bytes: Buffer): { length: number } {
+function readHeader(model: ModelDef, bytes: Buffer): { length: number } {
     if (bytes.length < HEADER_REGISTERS * 2) throw new WattError("SUNSPEC_DECODE", `Model ${model.id}: ${bytes.length} bytes are no model.`);
     const id = bytes.readUInt16BE(0);
     if (id !== model.id) throw new WattError("SUNSPEC_DECODE", `Expected model ${model.id} and found ${id}: the device has rearranged its models.`);
@@ -133,7 +133,7 @@ const READ: Record<PointType, Read> = {
     float64: (bytes, at) => unlessNaN(bytes.readDoubleBE(at)),
     raw16: (bytes, at) => bytes.readUInt16BE(at),
     pad: () => undefined,
-    string: (bytes, at, size) => readString(bytes.subarray(at, at + size * 2)),
+    string: (bytes, at, size) => readText(bytes.subarray(at, at + size * 2)),
     ipaddr: (bytes, at) => (bytes.readUInt32BE(at) === 0 ? undefined : bytes.subarray(at, at + 4).join(".")),
     ipv6addr: (bytes, at) => readIpv6(bytes.subarray(at, at + 16)),
     eui48: (bytes, at) => readEui48(bytes.subarray(at + 2, at + 8)),
@@ -149,19 +149,6 @@ function below<T extends number | bigint>(value: T, limit: number | bigint): T |
 
 function unlessNaN(value: number): number | undefined {
     return Number.isNaN(value) ? undefined : value;
-}
-
-/** 64 bits from two halves: a number where that is exact. */
-function wide(high: number, low: number): number | bigint {
-    const value = high * 0x1_0000_0000 + low;
-    return Number.isSafeInteger(value) ? value : BigInt(high) * 0x1_0000_0000n + BigInt(low);
-}
-
-/** Cut at the first NUL, blanks trimmed; bytes that are no UTF-8 are read as ISO 8859-1. */
-function readString(bytes: Buffer): string | undefined {
-    const end = bytes.indexOf(0);
-    const used = end < 0 ? bytes : bytes.subarray(0, end);
-    return used.toString(isUtf8(used) ? "utf8" : "latin1").trim() || undefined;
 }
 
 function readIpv6(bytes: Buffer): string | undefined {

@@ -3,10 +3,10 @@ import path from "node:path";
 import type * as YamlLibrary from "yaml";
 import { z } from "zod";
 import { errorText, WattError } from "../common/errors.js";
-import { SUNSPEC_UNITS } from "./units.js";
+import { isSunSpecUnit } from "./units.js";
 
 /** Registers a point takes by its type (SunSpec Device Information Model Specification, point types); a string states its own. */
-export const TYPE_SIZE = {
+const TYPE_SIZE = {
     int16: 1,
     int32: 2,
     int64: 4,
@@ -42,7 +42,7 @@ export interface PointDef {
     readonly size: number;
     /** Scale factor: a constant exponent of ten, or the name of a sunssf point in the own group, else in the model's top level. */
     readonly sf?: number | string;
-    /** A key of SUNSPEC_UNITS. */
+    /** One of those that `isSunSpecUnit` knows. */
     readonly unit?: string;
     readonly writable: boolean;
     readonly mandatory: boolean;
@@ -189,7 +189,7 @@ function checkPoint(point: PointDef, group: GroupDef, top: ModelDef): void {
         if (factor?.type !== "sunssf") throw new Error(`${where}: scale factor ${point.sf} is in neither its group nor the top level`);
     }
     if (point.sf !== undefined && !SCALABLE.test(point.type)) throw new Error(`${where}: a ${point.type} takes no scale factor`);
-    if (point.unit !== undefined && !Object.hasOwn(SUNSPEC_UNITS, point.unit)) throw new Error(`${where}: unit "${point.unit}" is not known`);
+    if (point.unit !== undefined && !isSunSpecUnit(point.unit)) throw new Error(`${where}: unit "${point.unit}" is not known`);
     if (!point.symbols) return;
     const bits = point.type.startsWith("bitfield");
     if (!bits && !point.type.startsWith("enum")) throw new Error(`${where}: a ${point.type} takes no symbols`);

@@ -3,7 +3,7 @@ import { unitOf } from "../common/units.js";
 import { type ClassSources, DEVICE_CLASSES, type DeviceClass, nameOf, type Source } from "./class-maps.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import type { GroupDef, ModelDef, PointDef } from "./model.js";
-import { SUNSPEC_UNITS } from "./units.js";
+import { factorOf } from "./units.js";
 
 /** Where a device states the most it can do, in W. */
 const RATINGS: Readonly<Record<number, readonly string[]>> = { 120: ["WRtg"], 702: ["WMaxRtg"], 802: ["WChaRteMax", "WDisChaRteMax"] };
@@ -151,7 +151,7 @@ function extractor(template: string, from: string, group: GroupDef, facts: Devic
             names: [],
             defs: defs.slice(0, 1),
             kind: unit === "ratio" ? "ratio" : isCounter(nameOf(template, 1)) ? "counter" : "number",
-            factor: (SUNSPEC_UNITS[defs[0]!.unit ?? ""]?.factor ?? 1) * (flipped.has(template) ? -1 : 1),
+            factor: (unit === "ratio" ? 1 : (factorOf(defs[0]!.unit ?? "", unit) ?? 1)) * (flipped.has(template) ? -1 : 1),
             min: Math.max(low, -rated),
             max: Math.min(high, rated),
             kostal: /kostal/i.test(facts.manufacturer),

@@ -1,63 +1,16 @@
-import type { UnitKey } from "../common/units.js";
+import { UNIT_TEXTS, type UnitKey } from "../common/units.js";
 
-/**
- * Every unit that a SunSpec point map may name; a point name of ours ends in `unit`, and its value is the device's times `factor`.
- * Units without an entry of ours stay on the point but never become a reading.
- */
-export const SUNSPEC_UNITS: Readonly<Record<string, { unit: UnitKey; factor: number } | null>> = {
-    W: { unit: "w", factor: 1 },
-    var: { unit: "var", factor: 1 },
-    VA: { unit: "va", factor: 1 },
-    V: { unit: "v", factor: 1 },
-    A: { unit: "a", factor: 1 },
-    Hz: { unit: "hz", factor: 1 },
-    Wh: { unit: "wh", factor: 1 },
-    kWh: { unit: "wh", factor: 1000 },
-    varh: { unit: "varh", factor: 1 },
-    VAh: { unit: "vah", factor: 1 },
-    Ah: { unit: "ah", factor: 1 },
-    kAh: { unit: "ah", factor: 1000 },
-    "°C": { unit: "c", factor: 1 },
-    "W/m²": { unit: "w_m2", factor: 1 },
-    "m/s": { unit: "m_s", factor: 1 },
-    mm: { unit: "mm", factor: 1 },
-    hPa: { unit: "pa", factor: 100 },
-    "°": { unit: "deg", factor: 1 },
-    Ω: { unit: "ohm", factor: 1 },
-    kΩ: { unit: "ohm", factor: 1000 },
-    s: { unit: "s", factor: 1 },
-    h: { unit: "s", factor: 3600 },
-    d: { unit: "s", factor: 86_400 },
-    "%": { unit: "pct", factor: 1 },
-    ratio: { unit: "ratio", factor: 1 },
-    ms: null,
-    m: null,
-    S: null,
-    "V/m": null,
-    "V/s": null,
-    "A/s": null,
-    "W/s": null,
-    "Hz/s": null,
-    "bit/s": null,
-    "Mbit/s": null,
-    "% AhrRtg": { unit: "pct", factor: 1 },
-    "% ARtg/% dV": null,
-    "% DeptRef": { unit: "pct", factor: 1 },
-    "% DeptRef/min": null,
-    "% Max/s": null,
-    "% PF/min": null,
-    "% PM/Hz": null,
-    "% VArAval": { unit: "pct", factor: 1 },
-    "% VArMax": { unit: "pct", factor: 1 },
-    "% VNom": { unit: "pct", factor: 1 },
-    "% VRef": { unit: "pct", factor: 1 },
-    "% WChaMax": { unit: "pct", factor: 1 },
-    "% WChaMax/s": null,
-    "% WDisChaMax": { unit: "pct", factor: 1 },
-    "% WGra": { unit: "pct", factor: 1 },
-    "% WHRtg": { unit: "pct", factor: 1 },
-    "% WMax": { unit: "pct", factor: 1 },
-    "% WMax/min": null,
-    "% WMax/s": null,
-    "% WRef": { unit: "pct", factor: 1 },
-};
+/** Percent of something that the device states. */
+const SHARES = new Set(["% AhrRtg", "% DeptRef", "% VArAval", "% VArMax", "% VNom", "% VRef", "% WChaMax", "% WDisChaMax", "% WGra", "% WHRtg", "% WMax", "% WRef"]);
+/** What no reading has: such points stay in the model. */
+const FOREIGN = new Set(["m", "S", "V/m", "V/s", "A/s", "W/s", "Hz/s", "bit/s", "Mbit/s", "% ARtg/% dV", "% DeptRef/min", "% Max/s", "% PF/min", "% PM/Hz", "% WChaMax/s", "% WMax/min", "% WMax/s"]);
+
+/** True for a unit that a model's definition may name. */
+export function isSunSpecUnit(text: string): boolean {
+    return Object.hasOwn(UNIT_TEXTS, text) || SHARES.has(text) || FOREIGN.has(text);
+}
+
+/** What one of a model's unit is in ours; undefined where the two do not fit. */
+export function factorOf(text: string, unit: UnitKey): number | undefined {
+    return UNIT_TEXTS[SHARES.has(text) ? "%" : text]?.[unit];
+}

@@ -73,6 +73,7 @@ describe("sunspec point maps", () => {
         ["an unknown model", "  - {part: a, models: [999], points: {ac_power_w: W}}\n", /line 9: sources\.0\.models: there is no definition of model 999/],
         ["an unknown group", "  - {part: a, models: [160], group: modul, points: {'mppt{i}_dc_power_w': DCW}}\n", /group: model 160 has no group "modul": did you mean "module"\?/],
         ["an unknown point", "  - {part: a, models: [103], points: {ac_power_w: Wat}}\n", /points\.ac_power_w: no model of this source has Wat/],
+        ["another quantity", "  - {part: a, models: [103], points: {ac_power_w: Hz}}\n", /points\.ac_power_w: Hz is in Hz, which does not fit the name's ending _w: rename the point/],
         ["a name that is not ours", "  - {part: a, models: [103], points: {Power: W}}\n", /points\.Power: a point's name is snake_case/],
         ["entries without numbers", "  - {part: a, models: [160], group: module, points: {dc_power_w: DCW}}\n", /number it with \{i\} or \{n\}/],
         ["numbers without entries", "  - {part: a, models: [103], points: {'ac{i}_power_w': W}}\n", /add group/],
