@@ -75,10 +75,11 @@ describe("settlement", () => {
         ["Ramadan begins, 25 h", "2027-02-07T02:00:00Z"],
         ["Ramadan ends, 23 h", "2027-03-14T02:00:00Z"],
     ] as const) {
-        it(`settles 24 hours on the day the clocks of Casablanca change: ${instant} (${what})`, () => {
+        it(`settles 24 hours on the day the clocks of Casablanca change, or were to: ${instant} (${what})`, () => {
             const change = Date.parse(instant);
             const offset = (at: number) => new Intl.DateTimeFormat("en", { timeZone: "Africa/Casablanca", timeZoneName: "shortOffset" }).formatToParts(at).find(({ type }) => type === "timeZoneName")!.value;
-            assert.notEqual(offset(change - 1), offset(change), "the clocks change then");
+            // As planned in 2025; by tzdata 2026c, of Node.js 24, the clocks of 2027 stay.
+            if (change < Date.UTC(2027, 0, 1)) assert.notEqual(offset(change - 1), offset(change), "the clocks change then");
             const from = Date.parse(`${instant.slice(0, 10)}T00:00:00Z`);
             const { hours } = one(steady(from, from + DAY, 100_000, 100), from, from + DAY);
             assert.deepEqual(hours.map(({ at, exportWh, importWh, coveredMs }) => [at, exportWh, importWh, coveredMs]), Array.from({ length: 24 }, (_, i) => [from + i * HOUR, 100_000, 100, HOUR]));
