@@ -167,7 +167,7 @@ const PERSONAL = ["field10", "field11", "field14", "field15"];
 
 /**
  * The monitoring report as a document: what the registry validated of the project, with the report's energy, factor and period.
- * @throws WattError GUARDIAN_PROJECT where the project is none of this kind
+ * @throws WattError GUARDIAN_PROJECT where the project is none of this kind, GUARDIAN_FACTOR where its fixed factor is another
  */
 export function reportDocument(report: Report, project: unknown, schema: unknown, key: string, evidence?: string): Document {
     const document = withoutServers(project) as Document;
@@ -178,7 +178,11 @@ export function reportDocument(report: Report, project: unknown, schema: unknown
     if (!isObject(details) || !isObject(baseline) || !isObject(tool) || cell === undefined || !report.factor) {
         throw new WattError("GUARDIAN_PROJECT", "The approved project is not one that a report can be made for: it must be a new or enlarged plant with a grid emission factor.");
     }
-    const { om, bm, source, vintage } = report.factor;
+    const { om, bm, wOm, wBm, kind, source, vintage } = report.factor;
+    const validated = at(project, "H33.tool_07.field5.field3");
+    if (kind === "ex-ante" && typeof validated === "number" && Math.abs(validated - (om * wOm + bm * wBm)) > 1e-9) {
+        throw new WattError("GUARDIAN_FACTOR", `The report's emission factor is ${om * wOm + bm * wBm}, the validated project's ${validated}: an ex-ante factor is fixed for the crediting period. Use the project's, or mark the record ex-post where the methodology lets you.`);
+    }
     const year = /^\d{4}/.exec(vintage)?.[0] ?? String(new Date(report.period.fromMs).getUTCFullYear());
     Object.assign(baseline, { [cell]: report.figures.egMWh });
     if (at(tool, "field2.field0") !== om) tool["field2"] = { ...(tool["field2"] as object | undefined), field1: "If hourly fuel consumption data is available", field0: om };

@@ -169,14 +169,16 @@ export class Filer {
         const known = this.filings.get(subject.key);
         if (known && known.state !== "refused") return this.again(known, filing, signal);
         let policy: Policy;
+        let row: Row;
         try {
             policy = await readPolicy(this.client, this.settings.policyId, signal, this.settings.fingerprint);
+            row = prepare(subject, policy);
         } catch (error) {
-            if (errorCode(error) !== "GUARDIAN_UNAVAILABLE") throw error;
+            const state = SETTLED[errorCode(error) ?? ""];
+            if (state === undefined) throw error;
             const project = filing.kind === "report" ? filing.report.project.id : parseProject(filing.payload).id;
-            return { state: "JAMMED", kind: filing.kind, key: subject.key, project, reason: errorText(error), stage: "", attempts: 0, differences: [] };
+            return { state, kind: filing.kind, key: subject.key, project, reason: errorText(error), stage: "", attempts: 0, differences: [] };
         }
-        const row = prepare(subject, policy);
         const { ok, violations } = this.check(row, policy, filing);
         if (!ok) return resultOf(row, "REFUSED", violations.map(({ path, problem }) => `${path || "The document"} ${problem}`).join("; "));
         try {
@@ -374,6 +376,8 @@ export class Filer {
     }
 }
 
+/** Errors before there is a row that are results themselves. */
+const SETTLED: Partial<Record<string, FilingState>> = { GUARDIAN_UNAVAILABLE: "JAMMED", GUARDIAN_FACTOR: "REFUSED" };
 const NOTHING: Row["computed"] = { egMWh: 0, factor: 0, baselineT: 0, projectT: 0, leakageT: 0, reductionT: 0 };
 const SIMULATED = "holds simulated data: it goes to the stand-in only, never to a Guardian.";
 

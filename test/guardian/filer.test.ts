@@ -129,6 +129,7 @@ describe("filing with Guardian", function () {
             { ...good, figures: { ...good.figures, leakageT: -1 } },
             { ...good, figures: { ...good.figures, credits: 99 } },
             { ...good, factor: { ...good.factor!, om: Infinity } },
+            { ...good, factor: { ...good.factor!, om: 0.8 } },
         ];
         for (const bad of wrong) assert.equal((await filer.file({ kind: "report", report: bad })).state, "REFUSED");
         assert.equal(simulator.count.reports, 0);

@@ -2,12 +2,14 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
-import { keyOf, mark, parseProject, projectDocument, reportDocument } from "../../dist/guardian/document.js";
+import { parseFactors } from "../../dist/carbon/factor.js";
+import { keyOf, mark, parseProject, parseReport, projectDocument, reportDocument } from "../../dist/guardian/document.js";
 import { validate } from "../../dist/guardian/schema.js";
 import { at, compare, mintOf, preflight } from "../../dist/guardian/twin.js";
 import { calculate } from "../../dist/simulate/guardian-calculation.js";
 import { BLOCKS } from "../../dist/simulate/guardian-policy.js";
 import { AMS_ID_SCHEMA } from "../../dist/simulate/guardian-schema.js";
+import { DAY, days, meterRecord, report as carbonReport, seal, START, steady } from "../carbon/rig.js";
 import { nodeRedPath, root } from "../node-red.js";
 import { FACTS, fakeReport, KEY } from "./documents.js";
 
@@ -187,6 +189,38 @@ describe("the monitoring report", () => {
         assert.equal(preflight(document, AMS_ID_SCHEMA, "nearest", half).ok, false);
         const unready = { ...report, ready: false, refusals: [{ code: "X", text: "Not yet." }] };
         assert.equal(preflight(document, AMS_ID_SCHEMA, "nearest", unready).ok, false);
+    });
+
+    it("is filed as wl-ams-id makes it: what is ready passes, and mints its whole tonnes", () => {
+        const meter = meterRecord();
+        let count = 0;
+        fc.assert(
+            fc.property(fc.integer({ min: 60_000, max: 900_000 }), fc.integer({ min: 100_000, max: 1_200_000 }), fc.integer({ min: 0, max: 900_000 }), (watts, om, bm) => {
+                const factors = parseFactors({ om: om / 1e6, bm: bm / 1e6, source: "a study", vintage: "2021", fileSha256: "ab".repeat(32) });
+                const made = carbonReport(seal(steady(START, START + 2 * DAY, watts, 1000), [meter], START, days(START, 2)), [meter], { factors });
+                if (!made.ready) return;
+                count++;
+                const report = parseReport(JSON.parse(JSON.stringify(made)));
+                const project = served(projectDocument(parseProject({ ...FACTS, factor: { ...FACTS.factor, om: om / 1e6, bm: bm / 1e6 } }), KEY));
+                const document = reportDocument(report, project, AMS_ID_SCHEMA, KEY);
+                for (const rounding of ["nearest", "floor"] as const) {
+                    const { violations, mint } = preflight(document, AMS_ID_SCHEMA, rounding, report);
+                    assert.deepEqual([violations, mint], [[], made.figures.credits]);
+                }
+                const up = preflight(document, AMS_ID_SCHEMA, "ceiling", report);
+                assert.equal(up.ok, up.mint === made.figures.credits);
+            }),
+            { numRuns: 25 },
+        );
+        assert.ok(count > 5);
+    });
+
+    it("keeps the factor that was validated with the project, unless it is fixed afterwards", () => {
+        const report = fakeReport({ mwh: 160 });
+        const other = { ...report, factor: { ...report.factor!, om: 0.8 } };
+        assert.throws(() => reportDocument(other, approved(), AMS_ID_SCHEMA, KEY), { code: "GUARDIAN_FACTOR" });
+        const later = { ...other, factor: { ...other.factor, kind: "ex-post" as const } };
+        assert.equal(at(reportDocument(later, approved(), AMS_ID_SCHEMA, KEY), "H33.tool_07.field2.field0"), 0.8);
     });
 
     it("carries its key where it can be read back", () => {
