@@ -1,11 +1,11 @@
-import type { Canonical } from "./canonical.js";
+import type { Sample } from "./sample.js";
 import type { EnergyBook } from "./energy.js";
 import type { BadReason, Quality } from "./reading.js";
 
 /** Reasons that make a whole sample doubtful; a point that is missing or estimated leaves the others as good as they are. */
 const DOUBTFUL = new Set<BadReason>(["comm", "sf", "range", "stale", "reset", "overflow", "decode"]);
 
-export function qualityOf({ values, bad }: Pick<Canonical, "values" | "bad">): Quality {
+export function qualityOf({ values, bad }: Pick<Sample, "values" | "bad">): Quality {
     const doubtful = Object.values(bad).some((reason) => DOUBTFUL.has(reason));
     const empty = Object.keys(values).length === 0;
     return empty && doubtful ? "bad" : empty || doubtful ? "uncertain" : "good";
@@ -29,7 +29,7 @@ export interface CountedDevice {
  * @param at Monotonic ms.
  * @param maxGapMs Power further apart than this is not integrated.
  */
-export function countEnergy({ values, bad, counters }: Canonical, { name, class: cls, serial, ratedW, has }: CountedDevice, energy: EnergyBook, at: number, maxGapMs: number): void {
+export function countEnergy({ values, bad, counters }: Sample, { name, class: cls, serial, ratedW, has }: CountedDevice, energy: EnergyBook, at: number, maxGapMs: number): void {
     for (const point in counters) {
         const { wh, modulusWh } = counters[point]!;
         const { totalWh, event } = energy.counter(`${name}/${point}`).add({ wh, modulusWh, at, serial, ratedW });

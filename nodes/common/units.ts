@@ -36,11 +36,35 @@ export function unitOf(point: string): UnitKey | undefined {
     return BY_LENGTH.find((key) => point.endsWith(`_${key}`));
 }
 
+/** What is physically possible; anything else is a misread. */
+export const LIMITS: Partial<Record<UnitKey, readonly [min: number, max: number]>> = {
+    w: [-1e9, 1e9],
+    var: [-1e9, 1e9],
+    va: [-1e9, 1e9],
+    v: [-5000, 5000],
+    a: [-1e5, 1e5],
+    hz: [0, 100],
+    wh: [0, Number.MAX_SAFE_INTEGER],
+    c: [-80, 250],
+    w_m2: [-50, 2500],
+    m_s: [0, 120],
+    mm: [0, 10_000],
+    pa: [30_000, 120_000],
+    deg: [-360, 360],
+    pct: [0, 110],
+    ratio: [-1.005, 1.005],
+};
+
 const POINT_NAME = /^[a-z][a-z0-9]*(_[a-z0-9]+)*$/;
 
 /** True for a valid point name: snake_case, starting with a letter. */
 export function isPointName(name: string): boolean {
     return POINT_NAME.test(name);
+}
+
+/** True for a point that is an energy counter, as against an amount of energy such as a capacity. */
+export function isCounter(point: string): boolean {
+    return /(^|_)energy(_(import|export|charge|discharge))?(_\d+)?_wh$/.test(point);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { type Canonical, emptyCanonical } from "../common/canonical.js";
+import { emptySample, type Sample } from "../common/sample.js";
 import type { MapItem, MapPoint, ModbusMap } from "./map.js";
 
 /** Decodes the polls of one device by its map, and remembers what it needs to catch answers that cannot be true. */
@@ -18,8 +18,8 @@ export class MapDecoder {
      * answer, and values that look possible are wrong too.
      * @param at Monotonic ms.
      */
-    decode(read: ReadonlyMap<MapItem, Buffer | Error>, at: number): Canonical {
-        const into = emptyCanonical();
+    decode(read: ReadonlyMap<MapItem, Buffer | Error>, at: number): Sample {
+        const into = emptySample();
         let isZero = true;
         for (const [item, data] of read) {
             if (data instanceof Error) {
@@ -36,7 +36,7 @@ export class MapDecoder {
         return into;
     }
 
-    private isBelieved(read: ReadonlyMap<MapItem, unknown>, { bad }: Canonical, isZero: boolean): boolean {
+    private isBelieved(read: ReadonlyMap<MapItem, unknown>, { bad }: Sample, isZero: boolean): boolean {
         for (const point of this.proof) {
             const reason = bad[point.name];
             if (reason !== undefined && reason !== "missing" && reason !== "comm") return false;
@@ -45,7 +45,7 @@ export class MapDecoder {
     }
 
     /** What is allowed grows with the time since the last good value, so a true jump is believed before long. */
-    private checkStep(point: MapPoint, perMs: number, { values, bad }: Canonical, at: number): void {
+    private checkStep(point: MapPoint, perMs: number, { values, bad }: Sample, at: number): void {
         const value = values[point.name];
         if (typeof value !== "number") return;
         const last = this.last.get(point);
@@ -56,8 +56,8 @@ export class MapDecoder {
     }
 }
 
-function disbelieved(read: ReadonlyMap<MapItem, Buffer | Error>, { bad }: Canonical): Canonical {
-    const into = emptyCanonical();
+function disbelieved(read: ReadonlyMap<MapItem, Buffer | Error>, { bad }: Sample): Sample {
+    const into = emptySample();
     for (const { points } of read.keys()) for (const { name } of points) into.bad[name] = bad[name] === "comm" ? "comm" : "decode";
     return into;
 }

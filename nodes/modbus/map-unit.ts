@@ -1,4 +1,4 @@
-import type { Canonical } from "../common/canonical.js";
+import type { Sample } from "../common/sample.js";
 import { type Clock, systemClock } from "../common/clock.js";
 import type { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
@@ -101,11 +101,11 @@ export class MapUnit implements SourceUnit {
         await this.identify(signal);
         const timestamp = this.clock.now();
         const answers = await this.read(names, signal);
-        const canonical = this.decoder.decode(answers, this.clock.monotonic());
-        const raw = this.options.rawValues ? rawValues(answers, canonical) : undefined;
-        const fault = this.judge(answers, canonical);
-        const isNight = fault?.code === "MODBUS_IMPLAUSIBLE" && this.isAsleep(answers, canonical);
-        const reading = this.reading(timestamp, canonical);
+        const sample = this.decoder.decode(answers, this.clock.monotonic());
+        const raw = this.options.rawValues ? rawValues(answers, sample) : undefined;
+        const fault = this.judge(answers, sample);
+        const isNight = fault?.code === "MODBUS_IMPLAUSIBLE" && this.isAsleep(answers, sample);
+        const reading = this.reading(timestamp, sample);
         if (raw) reading["modbus"] = raw;
         return { readings: [reading], fault: isNight ? undefined : fault };
     }
@@ -118,8 +118,8 @@ export class MapUnit implements SourceUnit {
         this.probing = true;
         await this.identify(signal);
         const answers = await this.read(new Set(this.options.groups.map(({ name }) => name)), signal);
-        const canonical = this.decoder.decode(answers, this.clock.monotonic());
-        return { rows: rawValues(answers, canonical), fault: this.judge(answers, canonical) };
+        const sample = this.decoder.decode(answers, this.clock.monotonic());
+        return { rows: rawValues(answers, sample), fault: this.judge(answers, sample) };
     }
 
     lost(): ReadingMessage[] {
@@ -184,7 +184,7 @@ export class MapUnit implements SourceUnit {
     }
 
     /** What of the answers a person should look at. */
-    private judge(answers: Answers, { values, counters, bad }: Canonical): WattError | undefined {
+    private judge(answers: Answers, { values, counters, bad }: Sample): WattError | undefined {
         let fault: WattError | undefined;
         const known = isEmpty(bad) && this.unread.size === 0;
         let refused = true;
@@ -204,24 +204,24 @@ export class MapUnit implements SourceUnit {
     }
 
     /** An inverter without values, or with zeros alone: that is its night, and no fault to tell of. */
-    private isAsleep(answers: Answers, { bad }: Canonical): boolean {
+    private isAsleep(answers: Answers, { bad }: Sample): boolean {
         if (this.options.map.class !== "inverter") return false;
         const isBlank = Object.values(bad).every((reason) => reason === "missing");
         return isBlank || [...answers.values()].every((answer) => Buffer.isBuffer(answer) && answer.every((byte) => byte === 0));
     }
 
-    private reading(timestamp: number, canonical: Canonical): ReadingMessage {
+    private reading(timestamp: number, sample: Sample): ReadingMessage {
         const { map, name, energy, maxGapMs } = this.options;
-        const { values, bad, counters } = canonical;
+        const { values, bad, counters } = sample;
         const serial = values["serial_number"];
         if (typeof serial === "string") this.serial = serial;
         const device = { name, class: map.class, serial: this.serial, ratedW: undefined, has: (point: string) => this.names.has(point) };
-        countEnergy(canonical, device, energy, this.clock.monotonic(), maxGapMs);
+        countEnergy(sample, device, energy, this.clock.monotonic(), maxGapMs);
         if (!this.seenAll) {
             for (const points of [values, counters]) for (const point in points) this.seen.add(point);
             this.seenAll = map.points.every((point) => this.seen.has(point.name));
         }
-        return this.message(timestamp, qualityOf(canonical), values, bad);
+        return this.message(timestamp, qualityOf(sample), values, bad);
     }
 
     private message(timestamp: number, quality: Quality, values: ReadingMessage["payload"], bad: Record<string, BadReason>): ReadingMessage {
@@ -250,7 +250,7 @@ function isRefusal({ exception, unitOffline }: ModbusError): boolean {
     return exception !== undefined && !unitOffline;
 }
 
-function rawValues(answers: Answers, { values, counters, bad }: Canonical): RawValue[] {
+function rawValues(answers: Answers, { values, counters, bad }: Sample): RawValue[] {
     const rows: RawValue[] = [];
     for (const [{ points }, answer] of answers) {
         for (const point of points) {

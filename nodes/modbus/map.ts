@@ -1,7 +1,7 @@
-import { type Canonical, isCounter, LIMITS } from "../common/canonical.js";
 import { type MapHead, MapFile, suggest } from "../common/pointmaps.js";
 import type { BadReason } from "../common/reading.js";
-import { isPointName, UNIT_TEXTS, unitOf, UNITS, unitText, type UnitKey } from "../common/units.js";
+import type { Sample } from "../common/sample.js";
+import { isCounter, isPointName, LIMITS, UNIT_TEXTS, unitOf, UNITS, unitText, type UnitKey } from "../common/units.js";
 import { type ModbusMapSchema, modbusMapSchema, type RawMap, type RawPoint, type RawRange, type SIGNS } from "./map-schema.js";
 import { applyFactor, type ByteOrder, type Factor, factorOf, isNumeric, type Raw, rawLimits, rawReader, TYPE_NAMES, wireType, type WireType } from "./map-values.js";
 import { isBits, MAX_REGISTERS } from "./pdu.js";
@@ -47,7 +47,7 @@ export interface MapPoint extends ReadItem {
      * Decodes it from its item's data, in our unit and sign: into `values`, `counters`, or `bad` with the reason why not.
      * `missing` for a sentinel, `range` outside of what is valid, `sf`, `decode`, `overflow`.
      */
-    decode(data: Buffer, into: Canonical): void;
+    decode(data: Buffer, into: Sample): void;
 }
 
 /** A read that tells whether the device is the one of the map. */
@@ -518,7 +518,7 @@ function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, 
     const [only] = valid.length === 1 ? valid : [];
     // A float does not roll over, and where a signed counter does is not known.
     const rolls = type.family === "uint" || type.family === "acc";
-    return (raw: number | bigint, data: Buffer, into: Canonical): BadReason | undefined => {
+    return (raw: number | bigint, data: Buffer, into: Sample): BadReason | undefined => {
         let used = factor;
         if (scaleRegister) {
             const exponent = data.readInt16BE(scaleRegister.at);

@@ -1,5 +1,5 @@
-import { type Canonical, type Counter, isCounter, LIMITS } from "../common/canonical.js";
-import { unitOf } from "../common/units.js";
+import type { Counter, Sample } from "../common/sample.js";
+import { isCounter, LIMITS, unitOf } from "../common/units.js";
 import { type ClassSources, DEVICE_CLASSES, type DeviceClass, nameOf, type Source } from "./class-maps.js";
 import { type DecodedModel, type ModelValue, type ModelValues, symbolsOf } from "./decode.js";
 import type { GroupDef, ModelDef, PointDef } from "./model.js";
@@ -27,7 +27,7 @@ export interface DeviceFacts extends Conventions {
 }
 
 /** Reads one model's part of a device into `into`; a point that is there already is kept. */
-export type Extract = (decoded: DecodedModel, into: Canonical) => void;
+export type Extract = (decoded: DecodedModel, into: Sample) => void;
 
 /** One model that a class of device is read from. */
 export interface BoundModel<M> {
@@ -72,7 +72,7 @@ export function bindModels<M extends { id: number }>(
                 def,
                 slow: chosen.every(({ slow }) => slow),
                 neverZero: chosen.some(({ neverZero }) => neverZero),
-                extract: (decoded: DecodedModel, into: Canonical) => {
+                extract: (decoded: DecodedModel, into: Sample) => {
                     for (const one of extracts) one(decoded, into);
                 },
             };
@@ -160,7 +160,7 @@ function extractor(template: string, from: string, group: GroupDef, facts: Devic
 }
 
 /** @param path Where the group's faults are found in `decoded.bad`; undefined when there are none. */
-function extract(one: Extractor, point: string, group: ModelValues, decoded: DecodedModel, path: string | undefined, into: Canonical): void {
+function extract(one: Extractor, point: string, group: ModelValues, decoded: DecodedModel, path: string | undefined, into: Sample): void {
     if (point in into.values || point in into.counters) return;
     const def = one.defs[0]!;
     const fault = path === undefined ? undefined : decoded.bad[path + def.name];
@@ -222,7 +222,7 @@ export function flagsOf(def: PointDef, value: number | bigint): string[] {
 }
 
 /** Completes what no single model says: a battery's power from its two directions. */
-export function derive(cls: DeviceClass, { values }: Canonical): void {
+export function derive(cls: DeviceClass, { values }: Sample): void {
     const { dc_charge_power_w: charge, dc_discharge_power_w: discharge } = values;
     if (cls !== "battery" || values["dc_power_w"] !== undefined) return;
     if (typeof charge === "number" && typeof discharge === "number") values["dc_power_w"] = discharge - charge;

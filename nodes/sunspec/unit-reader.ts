@@ -1,4 +1,4 @@
-import { emptyCanonical } from "../common/canonical.js";
+import { emptySample } from "../common/sample.js";
 import { type Clock, systemClock } from "../common/clock.js";
 import type { EnergyBook } from "../common/energy.js";
 import { WattError } from "../common/errors.js";
@@ -216,8 +216,8 @@ export class UnitReader implements SourceUnit {
 
     /** Undefined where there is nothing to tell: nothing was read, or the device never had a value as this class. */
     private readingOf(part: Part, read: ReadonlyMap<string, Outcome>): ReadingMessage | undefined {
-        const canonical = emptyCanonical();
-        const { values, bad, counters } = canonical;
+        const sample = emptySample();
+        const { values, bad, counters } = sample;
         const fate = new Map<number, BadReason>();
         let timestamp: number | undefined;
         for (const { model, extract, neverZero } of part.bound) {
@@ -230,10 +230,10 @@ export class UnitReader implements SourceUnit {
             timestamp ??= outcome.timestamp;
             const zeros = neverZero && isAllZero(outcome.model.values);
             fate.set(model.id, zeros ? "decode" : "missing");
-            if (!zeros) extract(outcome.model, canonical);
+            if (!zeros) extract(outcome.model, sample);
             for (const points of [values, counters]) for (const point in points) if (!part.seen.has(point)) part.seen.set(point, model.id);
         }
-        if (part.class !== "generic") derive(part.class, canonical);
+        if (part.class !== "generic") derive(part.class, sample);
         part.seen.forEach((from, point) => {
             if (point in values || point in counters) return;
             const reason = fate.get(from);
@@ -241,11 +241,11 @@ export class UnitReader implements SourceUnit {
         });
         const { name, class: cls, ratedW, identity, seen } = part;
         const counted = { name, class: cls, ratedW, serial: serialOf(identity), has: (point: string) => seen.has(point) };
-        countEnergy(canonical, counted, this.options.energy, this.clock.monotonic(), this.options.maxGapMs);
+        countEnergy(sample, counted, this.options.energy, this.clock.monotonic(), this.options.maxGapMs);
         const full = part.full ? this.fullModels(part.index, read) : [];
         if (part.seen.size === 0 && full.length === 0) return undefined;
         if (fate.size === 0 && full.length === 0) return undefined;
-        const message = this.message(part, timestamp ?? this.clock.now(), qualityOf(canonical), values, bad);
+        const message = this.message(part, timestamp ?? this.clock.now(), qualityOf(sample), values, bad);
         return full.length > 0 ? { ...message, sunspec: full } : message;
     }
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import YAML from "yaml";
-import { type Canonical, emptyCanonical } from "../../dist/common/canonical.js";
+import { emptySample, type Sample } from "../../dist/common/sample.js";
 import { PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
 import { MapDecoder } from "../../dist/modbus/map-decoder.js";
 import { applyFactor, factorOf } from "../../dist/modbus/map-values.js";
@@ -28,9 +28,9 @@ function textOf(points: string | Record<string, string>, rest: string): string {
 }
 
 /** What one point makes of these bytes. */
-function decodeOne(point: string, def: string, hex: string, rest?: string): Canonical {
+function decodeOne(point: string, def: string, hex: string, rest?: string): Sample {
     const map = mapOf({ [point]: def }, rest);
-    const into = emptyCanonical();
+    const into = emptySample();
     map.points[0]!.decode(Buffer.from(hex.replaceAll(" ", ""), "hex"), into);
     return into;
 }
@@ -111,7 +111,7 @@ describe("a point of a modbus map", () => {
                     const bits = size * 8;
                     const exact = type.startsWith("int") ? BigInt.asIntN(bits, raw) : BigInt.asUintN(bits, raw);
                     const expected = Number(`${exact}e-${digits}`);
-                    const into = emptyCanonical();
+                    const into = emptySample();
                     maps.get(`${type}${digits}`)!.points[0]!.decode(data, into);
                     const wanted = Number.isInteger(expected) && !Number.isSafeInteger(expected) ? "overflow" : expected;
                     assert.equal(into.values["x_ah"] ?? into.bad["x_ah"], wanted);
@@ -152,7 +152,7 @@ describe("a point of a modbus map", () => {
     it("takes the sign from another register where its own says nothing", () => {
         const map = mapOf({ dc_power_w: "address: 0, type: int16, sign: discharge_positive, direction: {register: 1, negative: [0, 2]}" }, "defaults: {table: holding, atomic: [[0, 1]]}\n");
         for (const [hex, expected] of [["000A0000", -10], ["000A0001", 10], ["FFF60002", -10], ["FFF60001", 10]] as const) {
-            const into = emptyCanonical();
+            const into = emptySample();
             map.points[0]!.decode(Buffer.from(hex, "hex"), into);
             assert.equal(into.values["dc_power_w"], expected);
         }

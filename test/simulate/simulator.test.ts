@@ -4,7 +4,7 @@ import { connect, createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import path from "node:path";
 import fc from "fast-check";
-import type { Canonical } from "../../dist/common/canonical.js";
+import type { Sample } from "../../dist/common/sample.js";
 import { PointMaps } from "../../dist/common/pointmaps.js";
 import type { PointValue } from "../../dist/common/reading.js";
 import { StateFile } from "../../dist/common/statefile.js";
@@ -129,7 +129,7 @@ class Bench {
     }
 
     /** The meter by map, as wl-modbus reads it. */
-    async meter(): Promise<Canonical> {
+    async meter(): Promise<Sample> {
         const blocks = new BlockReader<MapItem>(this.reader, 10, { ...SDM630, cost: costOf({ kind: "tcp" }), clock: this.clock });
         return new MapDecoder(SDM630).decode(await blocks.read(SDM630.items), 0);
     }

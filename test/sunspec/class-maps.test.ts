@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { emptyCanonical } from "../../dist/common/canonical.js";
+import { emptySample } from "../../dist/common/sample.js";
 import { PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
 import { loadSources, parseSunSpecMap, parseUserMap } from "../../dist/sunspec/class-maps.js";
 import { decodeModel } from "../../dist/sunspec/decode.js";
@@ -32,7 +32,7 @@ describe("sunspec point maps", () => {
 
     /** What an inverter with model 103 gives by these maps. */
     function inverter() {
-        const into = emptyCanonical();
+        const into = emptySample();
         for (const { def, extract } of bindModels("inverter", [{ id: 103 }], (id) => officialModels.get(id), FACTS, loadSources(new PointMaps(folder)))) {
             extract(decodeModel(def, encodeModel(def, INVERTER)), into);
         }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { type Canonical, emptyCanonical, isCounter } from "../../dist/common/canonical.js";
-import { isPointName, unitOf } from "../../dist/common/units.js";
+import { emptySample, type Sample } from "../../dist/common/sample.js";
+import { isCounter, isPointName, unitOf } from "../../dist/common/units.js";
 import { type DeviceClass, shippedSources } from "../../dist/sunspec/class-maps.js";
 import { decodeModel, type ModelValues } from "../../dist/sunspec/decode.js";
 import { encodeModel } from "../../dist/sunspec/encode.js";
@@ -18,8 +18,8 @@ import { BATTERY, INVERTER, METER } from "./devices.js";
 const FACTS: DeviceFacts = { meterPositive: "auto", batteryPositive: "discharge", manufacturer: "", ratedW: undefined };
 
 /** What a device with these models gives as one class. */
-function read(cls: DeviceClass, models: [id: number, values: ModelValues][], facts: Partial<DeviceFacts> = {}): Canonical {
-    const into = emptyCanonical();
+function read(cls: DeviceClass, models: [id: number, values: ModelValues][], facts: Partial<DeviceFacts> = {}): Sample {
+    const into = emptySample();
     const refs = models.map(([id, values]) => ({ id, bytes: encodeModel(officialModels.get(id)!, values) }));
     for (const { model, def, extract } of bindModels(cls, refs, (id) => officialModels.get(id), { ...FACTS, ...facts }, shippedSources())) {
         extract(decodeModel(def, model.bytes), into);
@@ -28,7 +28,7 @@ function read(cls: DeviceClass, models: [id: number, values: ModelValues][], fac
     return into;
 }
 
-describe("canonical points", () => {
+describe("points of a SunSpec device", () => {
     it("names an inverter's points in our units", () => {
         const { values, counters, bad } = read("inverter", [[103, INVERTER]]);
         assert.deepEqual(values, {
@@ -203,7 +203,7 @@ describe("canonical points", () => {
         const noFactor = encodeModel(officialModels.get(103)!, INVERTER);
         // W_SF is register 15 of the model.
         noFactor.writeInt16BE(-0x8000, 15 * 2);
-        const into = emptyCanonical();
+        const into = emptySample();
         for (const { def, extract } of bindModels("inverter", [{ id: 103 }], (id) => officialModels.get(id), FACTS, shippedSources())) extract(decodeModel(def, noFactor), into);
         assert.equal(into.bad["ac_power_w"], "sf");
         assert.ok(!("ac_power_w" in into.values));
@@ -239,7 +239,7 @@ describe("canonical points", () => {
             bytes.writeUInt16BE(id, 0);
             bytes.writeUInt16BE(398, 2);
             for (const cls of classesOf([{ id }], shippedSources())) {
-                const into = emptyCanonical();
+                const into = emptySample();
                 for (const { extract } of bindModels(cls, [{ id }], () => def, FACTS, shippedSources())) extract(decodeModel(def, bytes), into);
                 for (const point of [...Object.keys(into.values), ...Object.keys(into.bad), ...Object.keys(into.counters)]) seen.add(point);
             }
@@ -259,7 +259,7 @@ describe("canonical points", () => {
             bytes.writeUInt16BE(id, 0);
             const def = officialModels.get(id)!;
             for (const cls of classesOf([{ id }], shippedSources())) {
-                const into = emptyCanonical();
+                const into = emptySample();
                 for (const { extract } of bindModels(cls, [{ id }], () => def, { ...FACTS, ratedW: 5000 }, shippedSources())) extract(decodeModel(def, bytes), into);
                 derive(cls, into);
                 for (const value of Object.values(into.values)) assert.ok(typeof value === "string" || Number.isFinite(value));
