@@ -134,7 +134,7 @@ describe("wl-modbus in trouble", () => {
     it("takes an inverter of zeros, or without values, for one at night", async () => {
         const points = 'points:\n  ac_power_w: {address: 3, type: uint16, unit: W, invalid: [0xffff]}\n  ac_voltage_l1_v: {address: 0, type: uint16, unit: V, scale: 0.1, invalid: [0xffff], valid: [1, 500]}\n';
         const head = METER_MAP.slice(0, METER_MAP.indexOf("proof:")).replace("class: meter", "class: inverter").replace(/ {2}atomic.*\n/, "");
-        await rig.load({ mapText: `${head}proof: [ac_voltage_l1_v]\n${points}`, periods: {} });
+        await rig.load({ mapText: `${head}proof: [ac_voltage_l1_v]\ngroups: {fast: {every: 200ms}}\n${points}`, periods: {} });
         await rig.next(good);
         const caught = rig.caught();
         const words = rig.units.get(1)!;
