@@ -267,13 +267,16 @@ function readYaml(text: string, faults: MapFault[]) {
  */
 function tooDeep(yaml: typeof YamlLibrary, text: string): number | undefined {
     let [line, brackets, marks] = [1, 0, 0];
+    let isText = false;
     for (const token of new yaml.Lexer().lex(text)) {
         const kind = yaml.CST.tokenType(token);
         if (kind === "flow-seq-start" || kind === "flow-map-start") brackets++;
         else if (kind === "flow-seq-end" || kind === "flow-map-end") brackets--;
-        else if (kind === "seq-item-ind" || kind === "explicit-key-ind") marks++;
-        else if (kind === "newline") marks = 0;
-        const indent = kind === "space" ? token.length : 0;
+        else if (kind === "seq-item-ind" || kind === "explicit-key-ind" || kind === "map-value-ind") marks++;
+        else if (kind === "newline" || kind === "comma") marks = 0;
+        // A text comes after a mark, and may begin with blanks.
+        const indent = kind === "space" && !isText ? token.length : 0;
+        isText = kind === "scalar";
         if (brackets > MAX_DEPTH || marks > MAX_DEPTH || indent > MAX_INDENT) return line;
         if (token.includes("\n")) line += token.split("\n").length - 1;
     }

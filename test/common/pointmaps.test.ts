@@ -62,11 +62,17 @@ describe("a point map's text", () => {
         ["deep brackets", `a: ${"[".repeat(50_000)}`, /line 1: nothing in a map is nested/],
         ["deep brackets that end", `a:\n  b: ${"[".repeat(5000)}${"]".repeat(5000)}`, /line 2: nothing in a map is nested/],
         ["many dashes", "- ".repeat(40_000), /line 1: nothing in a map is nested/],
+        ["many colons", "a: ".repeat(40_000), /^my-meter\.yaml, line 1: nothing in a map is nested[^\n]*$/],
         ["deep indentation", Array.from({ length: 400 }, (_, i) => `${" ".repeat(i)}a:\n`).join(""), /nested/],
         ["protocol mqtt", MAP.replace("protocol: modbus", "protocol: mqtt"), /line 7: protocol mqtt is read by wl-mqtt-device: choose a map of protocol modbus for wl-modbus/],
         ["another protocol", MAP.replace("protocol: modbus", "protocol: modbuss"), /line 7: protocol: "modbuss" is not known: did you mean "modbus"\?/],
     ];
     for (const [what, text, message] of YAML_FAULTS) it(`with ${what} is refused`, () => assert.match(lineOf(text).message, message));
+
+    it("may hold a long text on lines of its own", () => {
+        const text = MAP.replace("source: {doc: my notes, ", `source:\n  doc: >\n${"    a line of the notes\n".repeat(15)}  `).replace("verified: device, date: 2026-11-21}", "verified: device\n  date: 2026-11-21");
+        assert.equal(parseModbusMap(text, "my-meter.yaml").source.doc?.length, 299);
+    });
 
     it("of 10 MB is refused at once", () => {
         const text = `${MAP}#${"x".repeat(10_000_000)}`;
