@@ -142,7 +142,11 @@ export class Desk {
         if (policyId === "") throw new WattError("GUARDIAN_UNPINNED", "No policy is chosen yet: press Find in the settings of the Guardian node.");
         const shared = (this.shared.current ??= shareFilings(this.folder));
         const mirror = mirrorUrl === "" ? undefined : { url: mirrorUrl.replace(/\/$/, ""), http: this.http };
-        const filings = await shared.filings;
+        const filings = await shared.filings.catch(async (error: unknown) => {
+            delete this.shared.current;
+            await shared.release();
+            throw error;
+        });
         if (filings.setAside !== undefined) this.onWarning(`The list of what was filed was damaged and is set aside as ${path.basename(filings.setAside)}: Guardian is asked before anything is filed, but claims of earlier periods are no longer known here.`);
         return new Filer(this.client, filings, { policyId, fingerprint, rounding, ...(mirror && { mirror }) }, undefined, this.clock);
     }

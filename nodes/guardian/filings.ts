@@ -166,11 +166,13 @@ export class Filings {
 
 /** Open files by folder: all nodes of a Node-RED share one. */
 const shared = new Map<string, { filings: Promise<Filings>; users: number }>();
+/** Files that are being closed. */
+const leaving = new Map<string, Promise<unknown>>();
 
-/** The filings of a folder, one for all who ask in this process. Give them back with `release`. */
+/** The filings of a folder, one for all who ask in this process. Give them back with `release`, also when they could not be opened. */
 export function shareFilings(folder: string): { filings: Promise<Filings>; release: () => Promise<void> } {
     const key = path.resolve(folder);
-    const entry = shared.get(key) ?? { filings: Filings.open(key), users: 0 };
+    const entry = shared.get(key) ?? { filings: Promise.resolve(leaving.get(key)).then(() => Filings.open(key)), users: 0 };
     shared.set(key, entry);
     entry.users++;
     // Whoever awaits it hears why.
@@ -180,8 +182,10 @@ export function shareFilings(folder: string): { filings: Promise<Filings>; relea
         release: async () => {
             if (--entry.users > 0) return;
             shared.delete(key);
-            const filings = await entry.filings.catch(() => undefined);
-            await filings?.close();
+            const closed = entry.filings.then((filings) => filings.close()).catch(() => undefined);
+            leaving.set(key, closed);
+            await closed;
+            if (leaving.get(key) === closed) leaving.delete(key);
         },
     };
 }

@@ -162,11 +162,22 @@ export class Session {
     private async load(): Promise<void> {
         if (this.loaded) return;
         this.loaded = true;
-        this.refreshToken = await unseal(this.options.file?.load(), this.account);
+        let saved: unknown;
+        try {
+            saved = this.options.file?.load();
+        } catch {
+            // A damaged file is set aside; the next login writes another.
+        }
+        this.refreshToken = await unseal(saved, this.account);
     }
 
     private async save(refreshToken: string): Promise<void> {
-        this.options.file?.save(await seal(refreshToken, this.account));
+        const sealed = await seal(refreshToken, this.account);
+        try {
+            this.options.file?.save(sealed);
+        } catch {
+            // A disk that takes no file costs a login at the next start, no more.
+        }
     }
 }
 

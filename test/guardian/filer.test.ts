@@ -347,8 +347,15 @@ describe("filing with Guardian", function () {
         assert.equal(await one.filings, await two.filings);
         await one.release();
         assert.deepEqual((await two.filings).all("x"), []);
-        await two.release();
+        const left = two.release();
+        const next = shareFilings(folder);
+        assert.deepEqual((await next.filings).all("x"), [], "opens once the one before has closed");
+        await left;
+        await next.release();
         const filings = await Filings.open(folder);
+        const locked = shareFilings(folder);
+        await assert.rejects(locked.filings, { code: "STORE_LOCKED" });
+        await locked.release();
         await filings.close();
     });
 

@@ -3,6 +3,7 @@ import { createServer } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { inspect } from "node:util";
+import { WattError } from "../../dist/common/errors.js";
 import { createHttpClient } from "../../dist/common/http.js";
 import { Session, tokenExpiry } from "../../dist/guardian/session.js";
 import { PROFILES } from "../../dist/simulate/guardian-server.js";
@@ -110,6 +111,14 @@ describe("the session with Guardian", () => {
             file.state = state;
             assert.equal((await rig.client(simulator, {}, { file }).policies()).length, 2);
         }
+    });
+
+    it("works on a disk that takes no file and gives none", async () => {
+        const broken = (): never => {
+            throw new WattError("STATE_UNSAVED", "The disk is read-only.");
+        };
+        const client = rig.client(await rig.simulator(), {}, { file: { load: broken, save: broken } });
+        assert.equal((await client.policies()).length, 2);
     });
 
     it("does not fight with another client of the account: it logs in ever less often", async () => {
