@@ -88,6 +88,7 @@ export default (RED: NodeAPI): void => {
                 const desk = new Desk(parseConfig(schema, { ...def, ...this.credentials }), folder(), this.id);
                 this.desk = desk;
                 desk.onWarning = (text) => this.warn(text);
+                if (!desk.settings.isStandIn && /^http:/i.test(desk.settings.url)) this.warn("The way to Guardian is not encrypted: anyone on it can read the password. Use https.");
                 lifecycle.onClose(() => desk.close());
                 lifecycle.run((signal) => desk.run(signal, (error) => this.error(error, {})));
             });
