@@ -78,7 +78,7 @@ export function exclusionLines(book: LineBook, spans: readonly MeterSpan[]): voi
         for (const [reason, wh] of Object.entries(excluded) as [Exclusion, number][]) {
             if (wh === 0) continue;
             const hours = parts.flatMap(({ part }) => part.hours.filter((hour) => hour.excludedExport?.[reason] !== undefined));
-            book.add({ code: reason, meter, direction: "export", wh: -wh, basis: `${WORDS[reason]}; ${hours.length} h from ${iso(hours[0]!.at)} to ${iso(hours.at(-1)!.at)}` });
+            book.add({ code: reason, meter, direction: "export", wh: -wh, basis: `${WORDS[reason]}; ${countHours(hours)} h from ${iso(hours[0]!.at)} to ${iso(hours.at(-1)!.at)}` });
         }
     }
 }
@@ -138,7 +138,7 @@ export function correctionLines(book: LineBook, spans: readonly MeterSpan[], met
 export function calibrationLines(book: LineBook, spans: readonly MeterSpan[], meters: readonly MeterRecord[]): string[] {
     const lacking = new Set<string>();
     for (const { hours, record } of hoursByRecord(spans, meters)) {
-        const uncovered = hours.filter((hour) => !isCalibrated(record, hour.at) && (hour.exportWh !== 0 || hour.importWh !== 0));
+        const uncovered = hours.filter((hour) => !isCalibratedHour(record, hour.at) && (hour.exportWh !== 0 || hour.importWh !== 0));
         if (uncovered.length === 0) continue;
         if (record.mpeExport === undefined || record.mpeImport === undefined) {
             lacking.add(record.meter);
@@ -147,7 +147,7 @@ export function calibrationLines(book: LineBook, spans: readonly MeterSpan[], me
         for (const [direction, permissible] of [["export", record.mpeExport], ["import", record.mpeImport]] as const) {
             for (const [error, same] of groupBy(uncovered, ({ at }) => Math.max(permissible, errorFoundAfter(record, at)))) {
                 const wh = sum(same, (hour) => (direction === "export" ? hour.exportWh : hour.importWh));
-                if (wh !== 0) book.add({ code: "mpe", meter: record.meter, direction, wh: floorWh(-error * Math.abs(wh)), basis: `${error} of ${wh} Wh in ${same.length} h without a valid calibration` });
+                if (wh !== 0) book.add({ code: "mpe", meter: record.meter, direction, wh: floorWh(-error * Math.abs(wh)), basis: `${error} of ${wh} Wh in ${countHours(same)} h without a valid calibration` });
             }
         }
     }
@@ -156,6 +156,11 @@ export function calibrationLines(book: LineBook, spans: readonly MeterSpan[], me
 
 export function isCalibrated({ calibrations }: Pick<MeterRecord, "calibrations">, at: number): boolean {
     return calibrations.some((calibration) => calibration.at <= at && at < calibration.until);
+}
+
+/** An hour that a calibration ends within is not covered. */
+function isCalibratedHour(record: MeterRecord, at: number): boolean {
+    return isCalibrated(record, at) && isCalibrated(record, at + HOUR_MS - 1);
 }
 
 function errorFoundAfter({ calibrations }: MeterRecord, at: number): number {
@@ -204,6 +209,11 @@ function groupBy<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
     const groups = new Map<K, T[]>();
     for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
     return groups;
+}
+
+/** Intervals shorter than an hour share theirs. */
+function countHours(hours: readonly MeterHour[]): number {
+    return new Set(hours.map(({ at }) => at)).size;
 }
 
 /** Whole Wh towards the smaller claim; 1e-6 is the error of a floating-point product, not energy. */

@@ -25,20 +25,26 @@ const calibrationSchema = z.strictObject({
     foundError: ratio.optional(),
 });
 
-const correctionSchema = z.strictObject({
-    from: instantField.default(ALWAYS.from),
-    to: instantField.default(ALWAYS.to),
-    /** `factor` of an instrument, or `allocation` of a shared meter to this project. */
-    kind: z.enum(["factor", "allocation"], { error: "must be factor or allocation" }).default("factor"),
-    export: z.number().min(0).max(2),
-    import: z.number().min(0).max(2),
-    /** Where it is written down: document and page. */
-    source: z.string().min(1, "must say where the factor is written down"),
-});
+const correctionSchema = z
+    .strictObject({
+        from: instantField.default(ALWAYS.from),
+        to: instantField.default(ALWAYS.to),
+        /** `factor` of an instrument, or `allocation` of a shared meter to this project. */
+        kind: z.enum(["factor", "allocation"], { error: "must be factor or allocation" }).default("factor"),
+        export: z.number().min(0).max(2),
+        import: z.number().min(0).max(2),
+        /** Where it is written down: document and page. */
+        source: z.string().min(1, "must say where the factor is written down"),
+    })
+    .refine(({ kind, export: out, import: into }) => out <= 1 && (kind === "allocation" || into >= 1), { error: "must not raise the claim: export up to 1, import from 1" });
 
 const recordSchema = z.strictObject({
     meter: z.string().regex(/^[^/]+\/[^/]+$/, 'must be "<site>/<device>"'),
-    serial: z.coerce.string().optional(),
+    /** Blank: the first one seen. */
+    serial: z.coerce
+        .string()
+        .transform((text) => text.trim() || undefined)
+        .optional(),
     /** Where it measures: at the interconnection with the grid, or at a generator behind it. */
     kind: z.enum(["grid", "generator"], { error: "must be grid or generator" }).default("grid"),
     /** Highest power that can flow, W. */

@@ -58,6 +58,9 @@ describe("what made the UNFCCC reject a request for issuance", () => {
         assert.equal(line(result, "mpe", "export")?.wh, -12_000);
         assert.equal(line(result, "mpe", "import")?.wh, -120);
         assert.match(line(result, "mpe", "export")!.basis, /in 24 h without a valid calibration/);
+        // A calibration that ends within an hour does not cover it.
+        const ended = plant(steady(START, START + 3 * DAY + HOUR, 100_000), [meterRecord({ calibrations: [{ at: START - 30 * DAY, until: START + 3 * DAY - 1 }] })]);
+        assert.equal(line(ended, "mpe", "export")?.wh, -500);
         assert.deepEqual(codes(plant(steady(START, START + 3 * DAY + HOUR, 100_000), [meterRecord({ calibrations: [], mpeExport: undefined })])).includes("MPE_MISSING"), true);
     });
 

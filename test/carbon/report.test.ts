@@ -47,6 +47,9 @@ describe("the meter inventory", () => {
     it("refuses an empty one, a name without site, overlaps, and a time without its zone", () => {
         const ok = { meter: "s/m", ratedW: 1 };
         for (const bad of [[], "x", [{ ...ok, meter: "m" }], [{ ...ok, ratedW: 0 }], [{ ...ok, from: "2026-01-01T10:00" }], [{ ...ok, typo: 1 }]]) assert.throws(() => parseInventory(bad), { code: "CONFIG_INVALID" });
+        assert.deepEqual(parseInventory([{ ...ok, serial: " " }, { ...ok, meter: "s/n", serial: 17 }]).map(({ serial }) => serial), [undefined, "17"]);
+        for (const correction of [{ export: 1.01, import: 1 }, { export: 1, import: 0.99 }, { export: 1, import: 1, source: "" }]) assert.throws(() => parseInventory([{ ...ok, corrections: [{ source: "PDD", ...correction }] }]), { code: "CONFIG_INVALID" });
+        assert.equal(parseInventory([{ ...ok, corrections: [{ kind: "allocation", export: 0.6, import: 0.6, source: "PDD" }] }]).length, 1);
         assert.throws(() => parseInventory([{ ...ok, to: "2026-02-01" }, { ...ok, from: "2026-01-31" }]), { code: "METERS_OVERLAP" });
         assert.equal(parseInventory([{ ...ok, to: "2026-02-01" }, { ...ok, from: "2026-02-01" }]).length, 2);
     });
