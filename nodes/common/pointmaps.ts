@@ -19,7 +19,7 @@ const MAX_FILES = 2000;
 const READERS = { modbus: "wl-modbus", sunspec: "wl-sunspec", mqtt: "wl-mqtt-device" } as const;
 export type MapProtocol = keyof typeof READERS;
 
-export const MAP_CLASSES = ["inverter", "meter", "battery", "bms", "tracker", "weather", "mppt", "gateway", "generic"] as const;
+const MAP_CLASSES = ["inverter", "meter", "battery", "bms", "tracker", "weather", "mppt", "gateway", "generic"] as const;
 export type MapClass = (typeof MAP_CLASSES)[number];
 
 /** One thing that is wrong with a map, and what to do. */

@@ -9,7 +9,7 @@ export interface BlockReaderOptions extends Omit<PlanOptions, "holes"> {
     clock?: Clock;
 }
 
-/** What a unit taught: for the dialog and for diagnostics. */
+/** What a unit taught. */
 export interface Learned {
     holes: readonly Hole[];
     /** Most registers and bits that are asked for at once; Infinity where only the settings limit them. */

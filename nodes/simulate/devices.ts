@@ -101,7 +101,7 @@ function withoutValues(values: ModelValues): ModelValues {
  * The scale factor that shows `largest` in 16 bits as finely as they can, never finer than 10^finest. As in many devices it
  * follows the value, so that a reader who keeps a factor from an earlier read is wrong by powers of ten.
  */
-export function scaleFactor(largest: number, finest: number): number {
+function scaleFactor(largest: number, finest: number): number {
     let factor = finest;
     while (Math.abs(largest) / 10 ** factor > 32_000) factor++;
     return factor;

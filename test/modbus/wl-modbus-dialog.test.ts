@@ -5,7 +5,8 @@ import fc from "fast-check";
 import type { MapChoice, MapView, Preview } from "../../dist/modbus/inspect.js";
 import { helper } from "../node-red.js";
 import { faults } from "./fault-server.js";
-import { MapRig, SITE } from "./map-rig.js";
+import { MapRig } from "./map-rig.js";
+import { SITE } from "./reader-rig.js";
 import { METER_MAP } from "./meter.js";
 
 describe("the dialog of wl-modbus asks", () => {

@@ -3,7 +3,8 @@ import fc from "fast-check";
 import type { ReadingMessage } from "../../dist/common/reading.js";
 import { helper } from "../node-red.js";
 import { faults } from "./fault-server.js";
-import { type FlowNode, MapRig, TYPES } from "./map-rig.js";
+import { MapRig, TYPES } from "./map-rig.js";
+import type { FlowNode } from "./reader-rig.js";
 import { METER_MAP, meterWords } from "./meter.js";
 
 const IDENTITY = 30;

@@ -5,7 +5,8 @@ import path from "node:path";
 import { parseReading, type ReadingMessage } from "../../dist/common/reading.js";
 import wlSimPlant from "../../dist/simulate/wl-sim-plant.js";
 import { coreNode, helper, root } from "../node-red.js";
-import { type FlowNode, MapRig, TYPES } from "./map-rig.js";
+import { MapRig, TYPES } from "./map-rig.js";
+import type { FlowNode } from "./reader-rig.js";
 import { METER_MAP, meterWords } from "./meter.js";
 
 describe("wl-modbus", () => {

@@ -5,7 +5,8 @@ import type { NodeAPI } from "node-red";
 import type { Survey } from "../../dist/sunspec/survey.js";
 import { helper } from "../node-red.js";
 import { INVERTER, METER, named, put } from "./devices.js";
-import { type FlowNode, NodeRig, of, SITE, TYPES } from "./node-rig.js";
+import { type FlowNode, SITE } from "../modbus/reader-rig.js";
+import { NodeRig, of, TYPES } from "./node-rig.js";
 import { MARKER, model } from "./sunspec-server.js";
 
 describe("the Discover button of wl-sunspec", () => {

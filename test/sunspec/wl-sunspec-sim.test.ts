@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import wlSimPlant from "../../dist/simulate/wl-sim-plant.js";
 import { helper } from "../node-red.js";
-import { NodeRig, of, SITE, TYPES } from "./node-rig.js";
+import { SITE } from "../modbus/reader-rig.js";
+import { NodeRig, of, TYPES } from "./node-rig.js";
 
 const [A, B, METER] = ["wattledger-sim1-inv-a", "wattledger-sim1-inv-b", "wattledger-sim1-grid"] as const;
 

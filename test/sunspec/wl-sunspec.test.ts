@@ -8,7 +8,8 @@ import { summarise, type UnitSummary } from "../../dist/modbus/polled-units.js";
 import wlSimPlant from "../../dist/simulate/wl-sim-plant.js";
 import { coreNode, helper, root } from "../node-red.js";
 import { INVERTER, METER, named, put } from "./devices.js";
-import { type FlowNode, NodeRig, of, TYPES } from "./node-rig.js";
+import type { FlowNode } from "../modbus/reader-rig.js";
+import { NodeRig, of, TYPES } from "./node-rig.js";
 
 describe("wl-sunspec", () => {
     const rig = new NodeRig();
