@@ -12,6 +12,9 @@ const tsc = createRequire(import.meta.url).resolve("typescript/package.json").re
 const compiled = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
 if (compiled.status !== 0) process.exit(compiled.status ?? 1);
 
+for (const file of readdirSync(dist, { recursive: true })) {
+    if (/^wl-.*\.js$/.test(path.basename(file))) loadLate(path.join(dist, file));
+}
 for (const file of readdirSync(path.join(root, "nodes"), { recursive: true })) {
     const from = path.join(root, "nodes", file);
     const to = path.join(dist, file);
@@ -27,6 +30,16 @@ for (const file of readdirSync(path.join(root, "nodes"), { recursive: true })) {
 cpSync(path.join(root, "icons"), path.join(dist, "icons"), { recursive: true });
 for (const name of readdirSync(path.join(root, "flows"))) {
     if (existsSync(path.join(root, "flows", name, "flow.json"))) buildFlow(path.join(root, "flows", name), path.join(dist, "flows"));
+}
+
+/** Node-RED loads every node type when it starts, used or not: what a type's file imports is loaded at its first use. */
+function loadLate(file) {
+    const names = [];
+    const text = readFileSync(file, "utf8").replaceAll(/^const (\w+) = (require\("(?!node:).*"\));$/gm, (_, name, load) => {
+        names.push(name);
+        return `const ${name} = () => ${load};`;
+    });
+    writeFileSync(file, names.reduce((done, name) => done.replaceAll(new RegExp(`\\b${name}\\.`, "g"), `(${name}()).`), text));
 }
 
 /** One importable file a flow: where a node names a file beside flow.json, its function, page part or style goes in. */

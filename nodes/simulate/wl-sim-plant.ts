@@ -9,21 +9,22 @@ import { siteOf } from "../common/wl-site.js";
 import { FAULTS } from "./faults.js";
 import { PlantSimulator } from "./simulator.js";
 
-const schema = z.object({
-    host: textField("127.0.0.1"),
-    port: numberField({ min: 0, max: 65_535, default: 1502, integer: true }),
-    rtuPort: numberField({ min: 0, max: 65_535, default: 0, integer: true }),
-    speed: numberField({ min: 0.1, max: 3600, default: 1 }),
-    seed: numberField({ min: 0, max: 99_999, default: 1, integer: true }),
-    timeOfDay: choiceField(["daytime", "real"], "daytime"),
-    fault: choiceField(["none", ...FAULTS], "none"),
-});
+const schema = () =>
+    z.object({
+        host: textField("127.0.0.1"),
+        port: numberField({ min: 0, max: 65_535, default: 1502, integer: true }),
+        rtuPort: numberField({ min: 0, max: 65_535, default: 0, integer: true }),
+        speed: numberField({ min: 0.1, max: 3600, default: 1 }),
+        seed: numberField({ min: 0, max: 99_999, default: 1, integer: true }),
+        timeOfDay: choiceField(["daytime", "real"], "daytime"),
+        fault: choiceField(["none", ...FAULTS], "none"),
+    });
 
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType("wl-sim-plant", function (this: Node, def: NodeDef & { site?: string }) {
         RED.nodes.createNode(this, def);
         configure(this, () => {
-            const { fault, rtuPort, ...config } = parseConfig(schema, def);
+            const { fault, rtuPort, ...config } = parseConfig(schema(), def);
             const { siteId, ratedPowerW, ...place } = siteOf(RED, def);
             const lifecycle = new Lifecycle(this);
             let seq = 0;

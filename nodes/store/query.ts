@@ -39,6 +39,12 @@ export const querySchema = z.object({
 export type Query = z.output<typeof querySchema>;
 export type Format = Query["format"];
 
+/** What to read from InfluxDB by a text of one's own, and the values of the names in it. */
+export const influxQuerySchema = querySchema.extend({
+    influxql: textField(""),
+    params: z.record(z.string(), z.union([z.string(), z.number()])).default({}),
+});
+
 /** A chart's point: x in ms UTC, y the value, series its name. */
 export interface ChartPoint {
     x: number;

@@ -8,8 +8,8 @@ import { InfluxConnection, type InfluxSettings } from "./influx-connection.js";
 import type { Outbox } from "./outbox.js";
 import type { Store } from "./store.js";
 
-const schema = z
-    .object({
+const schema = () =>
+    z.object({
         url: textField("").refine((url) => url === "" || isPlainUrl(url), "must look like http://192.168.1.10:8086, without user or password"),
         version: choiceField(["auto", "1", "2", "3"], "auto"),
         database: textField(),
@@ -59,7 +59,7 @@ export default (RED: NodeAPI): void => {
                 return outbox;
             };
             configure(this, () => {
-                const settings = parseConfig(schema, { ...def, ...this.credentials });
+                const settings = parseConfig(schema(), { ...def, ...this.credentials });
                 // One flow serves with and without InfluxDB: its URL may come from an environment variable that is not set.
                 unused = settings.target.url === "";
                 if (unused) return;
@@ -82,7 +82,7 @@ export default (RED: NodeAPI): void => {
 
 /** The version that answers. @throws WattError with what keeps points from being written */
 async function test(def: unknown, gone: AbortSignal): Promise<string> {
-    const settings = parseConfig(schema, def);
+    const settings = parseConfig(schema(), def);
     if (settings.target.url === "") throw new WattError("CONFIG_INVALID", "Check the settings: url must not be empty.");
     const connection = new InfluxConnection(settings);
     try {

@@ -1,16 +1,13 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
-import { z } from "zod";
 import { systemClock } from "../common/clock.js";
-import { configNode, configure, parseConfig, textField } from "../common/config.js";
+import { configNode, configure, parseConfig } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { siteOf } from "../common/wl-site.js";
 import type { InfluxParams } from "./influxql.js";
-import { querySchema, querySeries, shapeInflux, windowOf, type Query } from "./query.js";
+import { influxQuerySchema, querySchema, querySeries, shapeInflux, windowOf, type Query } from "./query.js";
 import type { InfluxNode } from "./wl-influxdb.js";
 import type { StoreNode } from "./wl-store.js";
-
-const schema = querySchema.extend({ influxql: textField("") });
 
 interface QueryDef extends NodeDef {
     source: string;
@@ -35,7 +32,7 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
-            parseConfig(schema, def);
+            parseConfig(querySchema, def);
             const ask = def.source === "influxdb" ? askInflux(RED, def) : askStore(RED, def, lifecycle);
             lifecycle.onInput<QueryMessage>(async (msg, send, signal) => {
                 lifecycle.status.set("busy", "reading");
@@ -60,7 +57,7 @@ function askStore(RED: NodeAPI, def: QueryDef, lifecycle: Lifecycle): Ask {
     if (!store) throw new WattError("CONFIG_MISSING", "check store");
     const zone = zoneOf(RED, def) ?? store.options.zone ?? "system";
     return async (msg) => {
-        const query = parseConfig(schema, { ...def, ...msg.query });
+        const query = parseConfig(querySchema, { ...def, ...msg.query });
         return { ...(await querySeries(store.series, query, systemClock.now(), zone)), format: query.format };
     };
 }
@@ -70,9 +67,8 @@ function askInflux(RED: NodeAPI, def: QueryDef): Ask {
     const { connection } = configNode<InfluxNode>(RED, def.influxdb, "wl-influxdb");
     if (!connection) throw new WattError("CONFIG_MISSING", "check influxdb");
     const zone = zoneOf(RED, def) ?? "system";
-    const fields = schema.extend({ params: z.record(z.string(), z.union([z.string(), z.number()])).default({}) });
     return async (msg, signal) => {
-        const query = parseConfig(fields, { ...def, ...msg.query });
+        const query = parseConfig(influxQuerySchema, { ...def, ...msg.query });
         const { from, to } = windowOf(query, systemClock.now(), zone);
         const params: InfluxParams = { from: new Date(from).toISOString(), to: new Date(to).toISOString(), ...query.params };
         return { payload: shapeInflux(await connection.influxql.query(query.influxql, params, signal), query.format), format: query.format };

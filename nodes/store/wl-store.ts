@@ -7,16 +7,17 @@ import { Lifecycle } from "../common/lifecycle.js";
 import type { SiteNode } from "../common/wl-site.js";
 import { shareStore, type Store } from "./store.js";
 
-const schema = z.object({
-    folder: textField("wattledger"),
-    commitS: numberField({ min: 1, max: 3600, default: 10 }),
-    rawDays: numberField({ min: 1, max: 3650, default: 7, integer: true }),
-    minuteDays: numberField({ min: 1, max: 3650, default: 60, integer: true }),
-    hourDays: numberField({ min: 1, max: 36_500, default: 730, integer: true }),
-    dayDays: numberField({ min: 1, max: 36_500, default: 7300, integer: true }),
-    spoolMb: numberField({ min: 8, max: 1_000_000, default: 512 }),
-    spoolDays: numberField({ min: 1, max: 3650, default: 30 }),
-});
+const schema = () =>
+    z.object({
+        folder: textField("wattledger"),
+        commitS: numberField({ min: 1, max: 3600, default: 10 }),
+        rawDays: numberField({ min: 1, max: 3650, default: 7, integer: true }),
+        minuteDays: numberField({ min: 1, max: 3650, default: 60, integer: true }),
+        hourDays: numberField({ min: 1, max: 36_500, default: 730, integer: true }),
+        dayDays: numberField({ min: 1, max: 36_500, default: 7300, integer: true }),
+        spoolMb: numberField({ min: 8, max: 1_000_000, default: 512 }),
+        spoolDays: numberField({ min: 1, max: 3650, default: 30 }),
+    });
 
 export interface StoreNode extends Node {
     /** By node id. Node-RED hands this node's errors on to the flows of its users. */
@@ -30,7 +31,7 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         this.users = {};
         configure(this, () => {
-            const config = parseConfig(schema, def);
+            const config = parseConfig(schema(), def);
             const site = def.site ? (RED.nodes.getNode(def.site) as SiteNode | null)?.site : undefined;
             const { store, release } = shareStore({
                 folder: path.resolve(RED.settings.userDir ?? "", config.folder),
