@@ -4,7 +4,7 @@ import { choiceField, configure, parseConfig } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { deskOf, MODES, serveFilings } from "./wl-guardian.js";
 
-const schema = z.object({ mode: choiceField(MODES, "dry-run") });
+const schema = () => z.object({ mode: choiceField(MODES, "dry-run") });
 
 interface Input {
     payload?: unknown;
@@ -17,7 +17,7 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
-            const { mode } = parseConfig(schema, def);
+            const { mode } = parseConfig(schema(), def);
             const desk = deskOf(RED, def.guardian, lifecycle);
             serveFilings<Input>(this, lifecycle, desk, "project", mode, ({ payload, simulated }) => ({ kind: "project", payload, simulated: simulated === true }));
         });

@@ -5,7 +5,7 @@ import { Lifecycle } from "../common/lifecycle.js";
 import { parseReport } from "./document.js";
 import { deskOf, MODES, serveFilings } from "./wl-guardian.js";
 
-const schema = z.object({ mode: choiceField(MODES, "dry-run"), projectRef: textField("") });
+const schema = () => z.object({ mode: choiceField(MODES, "dry-run"), projectRef: textField("") });
 
 interface Input {
     payload?: unknown;
@@ -18,7 +18,7 @@ export default (RED: NodeAPI): void => {
         RED.nodes.createNode(this, def);
         const lifecycle = new Lifecycle(this);
         configure(this, () => {
-            const { mode, projectRef } = parseConfig(schema, def);
+            const { mode, projectRef } = parseConfig(schema(), def);
             const desk = deskOf(RED, def.guardian, lifecycle);
             serveFilings<Input>(this, lifecycle, desk, "report", mode, ({ payload, evidence }) => ({ kind: "report", report: parseReport(payload), projectRef, ...evidenceOf(evidence) }));
         });

@@ -12,21 +12,22 @@ import { ROUNDINGS } from "./twin.js";
 
 const isUrl = (url: string) => /^https?:\/\/[^\s@?#]+$/i.test(url) && URL.canParse(url);
 
-const schema = z
-    .object({
-        server: choiceField(["guardian", "stand-in"], "guardian"),
-        url: textField().refine(isUrl, "must look like https://guardianservice.app/api/v1, without user or password"),
-        loginBy: choiceField(["username", "email"], "username"),
-        tenantId: textField(""),
-        policyId: textField(""),
-        fingerprint: textField("").refine((text) => /^([0-9a-f]{64})?$/.test(text), "must be what Find filled in"),
-        rounding: choiceField(ROUNDINGS, "nearest"),
-        mirrorUrl: textField("").refine((url) => url === "" || isUrl(url), "must look like https://mainnet-public.mirrornode.hedera.com/api/v1"),
-        username: textField(""),
-        password: textField(""),
-    })
-    .refine(({ server, username, password }) => server === "stand-in" || (username !== "" && password !== ""), { error: "must not be empty", path: ["user and password"] })
-    .transform(({ server, ...rest }): DeskSettings => ({ ...rest, isStandIn: server === "stand-in" }));
+const schema = () =>
+    z
+        .object({
+            server: choiceField(["guardian", "stand-in"], "guardian"),
+            url: textField().refine(isUrl, "must look like https://guardianservice.app/api/v1, without user or password"),
+            loginBy: choiceField(["username", "email"], "username"),
+            tenantId: textField(""),
+            policyId: textField(""),
+            fingerprint: textField("").refine((text) => /^([0-9a-f]{64})?$/.test(text), "must be what Find filled in"),
+            rounding: choiceField(ROUNDINGS, "nearest"),
+            mirrorUrl: textField("").refine((url) => url === "" || isUrl(url), "must look like https://mainnet-public.mirrornode.hedera.com/api/v1"),
+            username: textField(""),
+            password: textField(""),
+        })
+        .refine(({ server, username, password }) => server === "stand-in" || (username !== "" && password !== ""), { error: "must not be empty", path: ["user and password"] })
+        .transform(({ server, ...rest }): DeskSettings => ({ ...rest, isStandIn: server === "stand-in" }));
 
 /** A dry run shows what would be filed, and files nothing. */
 export const MODES = ["dry-run", "file"] as const;
@@ -85,7 +86,7 @@ export default (RED: NodeAPI): void => {
             const lifecycle = new Lifecycle(this);
             this.users = {};
             configure(this, () => {
-                const desk = new Desk(parseConfig(schema, { ...def, ...this.credentials }), folder(), this.id);
+                const desk = new Desk(parseConfig(schema(), { ...def, ...this.credentials }), folder(), this.id);
                 this.desk = desk;
                 desk.onWarning = (text) => this.warn(text);
                 if (!desk.settings.isStandIn && /^http:/i.test(desk.settings.url)) this.warn("The way to Guardian is not encrypted: anyone on it can read the password. Use https.");
@@ -100,7 +101,7 @@ export default (RED: NodeAPI): void => {
         const deployed = (RED.nodes.getNode(String(body["id"])) as GuardianNode | null)?.desk;
         // The dialog never gets a stored secret; it sends a mark for "unchanged".
         if (body["password"] === "__PWRD__") body["password"] = ((RED.nodes.getCredentials(String(body["id"])) ?? {}) as Credentials).password;
-        const settings = parseConfig(schema, resolveEnv(RED, body));
+        const settings = parseConfig(schema(), resolveEnv(RED, body));
         const isSame = deployed && (["isStandIn", "url", "loginBy", "username", "password", "tenantId"] as const).every((key) => deployed.settings[key] === settings[key]);
         // A login of its own would end the session of the running node, which Guardian up to 3.x allows one of.
         if (isSame) return { policies: await deployed.find(gone) };

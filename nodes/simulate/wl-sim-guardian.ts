@@ -7,21 +7,22 @@ import { STAND_IN_ACCOUNT } from "../common/simulated.js";
 import { StateFile } from "../common/statefile.js";
 import { GUARDIAN_FAULTS, GuardianSimulator, parseGuardianFault, PROFILES } from "./guardian-server.js";
 
-const schema = z.object({
-    host: textField("127.0.0.1"),
-    port: numberField({ min: 0, max: 65_535, default: 3010, integer: true }),
-    profile: choiceField(PROFILES, "g3x"),
-    rounding: choiceField(["nearest", "floor", "ceiling"], "nearest"),
-    approveS: numberField({ min: -1, max: 86_400, default: -1 }),
-    seed: numberField({ min: 0, max: 99_999, default: 1, integer: true }),
-    fault: choiceField(["none", ...GUARDIAN_FAULTS], "none"),
-});
+const schema = () =>
+    z.object({
+        host: textField("127.0.0.1"),
+        port: numberField({ min: 0, max: 65_535, default: 3010, integer: true }),
+        profile: choiceField(PROFILES, "g3x"),
+        rounding: choiceField(["nearest", "floor", "ceiling"], "nearest"),
+        approveS: numberField({ min: -1, max: 86_400, default: -1 }),
+        seed: numberField({ min: 0, max: 99_999, default: 1, integer: true }),
+        fault: choiceField(["none", ...GUARDIAN_FAULTS], "none"),
+    });
 
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType("wl-sim-guardian", function (this: Node, def: NodeDef) {
         RED.nodes.createNode(this, def);
         configure(this, () => {
-            const { fault, approveS, ...config } = parseConfig(schema, def);
+            const { fault, approveS, ...config } = parseConfig(schema(), def);
             const lifecycle = new Lifecycle(this);
             const file = new StateFile(path.join(RED.settings.userDir ?? ".", "wattledger", "simulate", `${this.id}.json`));
             const simulator = new GuardianSimulator({
