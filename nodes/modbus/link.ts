@@ -113,7 +113,7 @@ class Unit {
     /** When the next probe may go out. */
     retryAt = 0;
     answeredAt = -Infinity;
-    /** It broke the protocol: a new connection is no reason to ask it again earlier. */
+    /** Its last answer ended the connection: neither a new one nor a probe is a reason to ask it again earlier. */
     broken = false;
 }
 
@@ -208,17 +208,17 @@ export class ModbusLink {
         if (!this.members.has(member)) return new ModbusError("MODBUS_CLOSED", "The Modbus link is closed.");
         if (this.current.name === "down") return this.current.error;
         const unit = this.units.get(request.unit);
-        if (unit && unit.failures > 0 && !request.probe) {
+        if (unit && unit.failures > 0 && (unit.broken || !request.probe)) {
             const wait = unit.retryAt - this.clock.monotonic();
-            if (wait > 0 || unit.busy > 0) return this.leftAlone(request.unit, wait);
+            if (wait > 0 || unit.busy > 0) return this.leftAlone(request.unit, unit, wait);
         }
         const { maxQueue = 1_000 } = this.options;
         return this.waiting < maxQueue ? undefined : overload(`${maxQueue} requests are waiting`);
     }
 
-    private leftAlone(unit: number, waitMs: number): ModbusError {
+    private leftAlone(id: number, { broken }: Unit, waitMs: number): ModbusError {
         const next = waitMs > 0 ? `in ${Math.ceil(waitMs / 1000)} s` : "now";
-        return new ModbusError("MODBUS_BACKOFF", `Unit ${unit} did not answer and is left alone; next try ${next}.`);
+        return new ModbusError("MODBUS_BACKOFF", `Unit ${id} ${broken ? "broke the protocol" : "did not answer"} and is left alone; next try ${next}.`);
     }
 
     private enqueue(job: Job): void {
@@ -297,7 +297,7 @@ export class ModbusLink {
         unit.busy--;
         if (outcome instanceof ModbusError) {
             if (outcome.code === "MODBUS_EXCEPTION") this.answered(unit, now);
-            if (outcome.unitOffline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, outcome, now);
+            if (outcome.unitOffline || outcome.code === "MODBUS_TIMEOUT" || outcome.code === "MODBUS_FRAME") this.failed(unit, job, transport !== this.transport, now);
             this.settle(job, isWrite(job.request) ? uncertain(job.request, outcome) : outcome);
             // A discovery asks many silent units in a row.
             if (outcome.code === "MODBUS_TIMEOUT" && !job.request.probe) this.timedOut(outcome, now);
@@ -321,14 +321,14 @@ export class ModbusLink {
         for (const member of this.members) member.tellBack();
     }
 
-    private failed(unit: Unit, job: Job, error: ModbusError, now: number): void {
+    private failed(unit: Unit, job: Job, isOver: boolean, now: number): void {
         unit.failures++;
-        unit.broken = error.code === "MODBUS_FRAME";
+        unit.broken = isOver;
         const wait = Math.min(MAX_BACKOFF_MS, BACKOFF_STEP_MS * unit.failures);
         unit.retryAt = now + wait;
         for (const other of unit.queues.flat().filter((waiting) => !waiting.request.probe)) {
             this.withdraw(other);
-            this.settle(other, this.leftAlone(job.request.unit, wait));
+            this.settle(other, this.leftAlone(job.request.unit, unit, wait));
         }
     }
 

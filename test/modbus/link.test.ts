@@ -432,6 +432,8 @@ describe("ModbusLink", () => {
             rig.clock.advance(1_000);
             await rig.in("up");
             assert.equal(await outcome(member.read(holding(7))), "MODBUS_BACKOFF");
+            // Each identification after a reconnection is a probe: it would break the next one too.
+            await assert.rejects(member.read({ ...holding(7), probe: true }), /^Unit 7 broke the protocol and is left alone; next try in 1 s\.$/);
             await rig.readsRight(member, holding(1));
             rig.clock.advance(1_000);
             await rig.readsRight(member, holding(7));
