@@ -413,7 +413,10 @@ export class PointMaps {
     /** `text` is left out for a file that has not changed. */
     private read(file: string, knownStamp?: string): { stamp: string; text?: string } {
         try {
-            const { mtimeMs, size } = statSync(file);
+            const stats = statSync(file);
+            const { mtimeMs, size } = stats;
+            // A pipe or device may be read without end.
+            if (!stats.isFile()) throw new Error("it is no file.");
             if (size > MAX_MAP_BYTES) throw tooLarge(file);
             const stamp = `${file} ${mtimeMs} ${size}`;
             return stamp === knownStamp ? { stamp } : { stamp, text: readFileSync(file, "utf8") };

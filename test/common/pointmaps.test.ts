@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { devNull, tmpdir } from "node:os";
 import path from "node:path";
 import fc from "fast-check";
 import { MAX_MAP_BYTES, PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
@@ -193,5 +193,12 @@ describe("point maps by id", () => {
         const { code, message } = failure(() => new PointMaps(folder).load("my-meter", parseModbusMap));
         assert.equal(code, "POINTMAP_UNREADABLE");
         assert(message.includes(folder));
+    });
+
+    it("that are devices, which can be read without end, are not read", () => {
+        symlinkSync(devNull, path.join(folder, "endless.yaml"));
+        const { code, message } = failure(() => new PointMaps(folder).load("endless", parseModbusMap));
+        assert.equal(code, "POINTMAP_UNREADABLE");
+        assert.match(message, /it is no file\.$/);
     });
 });
