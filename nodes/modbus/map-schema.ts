@@ -5,7 +5,7 @@ import { TABLES } from "./transport.js";
 
 export const BYTE_ORDERS = ["ABCD", "CDAB", "BADC", "DCBA"] as const;
 
-/** What a positive value means on the device; ours are the first, third and fifth (design §4). */
+/** What a positive value means on the device; ours are the first, third and fifth, of a load the last (design §4). */
 export const SIGNS = ["import_positive", "export_positive", "discharge_positive", "charge_positive", "generation_positive", "consumption_positive"] as const;
 
 /** How a value in a scale register counts: SunSpec-like devices multiply by its power of ten, Kipp & Zonen divide. */

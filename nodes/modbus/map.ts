@@ -321,7 +321,7 @@ class Compiler {
         const conversion = isNumber ? this.conversion(draft) : { unit: undefined, factor: 1 };
         if (!conversion) return undefined;
         const { unit } = conversion;
-        const sign = raw.sign === undefined || isOurs(raw.sign) ? 1 : -1;
+        const sign = raw.sign === undefined || isOurs(raw.sign, name) ? 1 : -1;
         if (isNumber && raw.sign === undefined && needsSign(name, type) && this.raw.class !== "weather") {
             fault("sign", "a power that can be negative says what positive means: add sign: import_positive, export_positive, discharge_positive, charge_positive, generation_positive or consumption_positive");
         }
@@ -478,8 +478,10 @@ function modicon(number: number): { table: Table; address: number } | undefined 
     return table && address >= 0 && address <= 0xffff ? { table, address } : undefined;
 }
 
-function isOurs(sign: (typeof SIGNS)[number]): boolean {
-    return sign === "import_positive" || sign === "discharge_positive" || sign === "generation_positive";
+/** A load counts what it consumes: load = PV + battery + grid. */
+function isOurs(sign: (typeof SIGNS)[number], name: string): boolean {
+    const own = name.startsWith("load_") ? "consumption_positive" : "generation_positive";
+    return sign === "import_positive" || sign === "discharge_positive" || sign === own;
 }
 
 function needsSign(name: string, { family }: WireType): boolean {

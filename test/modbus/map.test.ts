@@ -149,6 +149,10 @@ describe("a point of a modbus map", () => {
         }
     });
 
+    it("counts what a load consumes as positive", () => {
+        for (const [sign, ours] of Object.entries({ consumption: 10, generation: -10 })) assert.equal(valueOf("load_power_w", `address: 0, type: int16, sign: ${sign}_positive`, "000A"), ours);
+    });
+
     it("takes the sign from another register where its own says nothing", () => {
         const map = mapOf({ dc_power_w: "address: 0, type: int16, sign: discharge_positive, direction: {register: 1, negative: [0, 2]}" }, "defaults: {table: holding, atomic: [[0, 1]]}\n");
         for (const [hex, expected] of [["000A0000", -10], ["000A0001", 10], ["FFF60002", -10], ["FFF60001", 10]] as const) {
