@@ -5,17 +5,22 @@ import type { MapItem, MapPoint, ModbusMap } from "./map.js";
 export class MapDecoder {
     private readonly last = new Map<MapPoint, { value: number; at: number }>();
     private readonly proof: ReadonlySet<MapPoint>;
+    /** Counters that were always zero so far. */
+    private uncounted: readonly MapPoint[];
+    /** Those that had counted. */
+    private readonly counted = new Set<MapPoint>();
 
     constructor(map: ModbusMap) {
         this.proof = new Set(map.proof);
+        this.uncounted = map.points.filter(({ kind }) => kind === "counter");
     }
 
     /**
      * The points of one poll: all items that were read in it, with their data or why there is none.
      *
      * An answer is not believed, and all of the poll's points are bad with `decode`, when a point of the map's `proof` is out of
-     * its valid range or all registers are zero: then the device is starting or stopping, or a gateway sent an older or shifted
-     * answer, and values that look possible are wrong too.
+     * its valid range, or when all registers are zero and a point of `proof`, or a counter that had counted, is among them: then
+     * the device is starting or stopping, or a gateway sent an older or shifted answer, and values that look possible are wrong too.
      * @param at Monotonic ms.
      */
     decode(read: ReadonlyMap<MapItem, Buffer | Error>, at: number): Sample {
@@ -30,6 +35,7 @@ export class MapDecoder {
             for (const point of item.points) point.decode(data, into);
         }
         if (!this.isBelieved(read, into, isZero)) return disbelieved(read, into);
+        if (this.uncounted.length > 0) this.count(into);
         for (const { points } of read.keys()) {
             for (const point of points) if (point.maxStepPerMs !== undefined) this.checkStep(point, point.maxStepPerMs, into, at);
         }
@@ -41,7 +47,16 @@ export class MapDecoder {
             const reason = bad[point.name];
             if (reason !== undefined && reason !== "missing" && reason !== "comm") return false;
         }
-        return !isZero || ![...read.keys()].some(({ points }) => points.some((point) => this.proof.has(point)));
+        if (!isZero) return true;
+        return ![...read].some(([{ points }, data]) => points.some((point) => this.proof.has(point) || (Buffer.isBuffer(data) && this.counted.has(point))));
+    }
+
+    private count({ counters }: Sample): void {
+        this.uncounted = this.uncounted.filter((point) => {
+            const counts = (counters[point.name]?.wh ?? 0) > 0;
+            if (counts) this.counted.add(point);
+            return !counts;
+        });
     }
 
     /** What is allowed grows with the time since the last good value, so a true jump is believed before long. */

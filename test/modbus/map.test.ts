@@ -236,6 +236,15 @@ describe("a poll by a map", () => {
         assert.deepEqual(poll(new MapDecoder(map), 0, 0, 0, 7).values, { ac_frequency_hz: 0, ac_power_w: 0 });
     });
 
+    it("is not believed without a proof either when it is all zero and a counter had counted", () => {
+        const plain = { ...map, proof: [] };
+        const decoder = new MapDecoder(plain);
+        assert.deepEqual(poll(decoder, 0, 0, 0, 0).values, { ac_frequency_hz: 0, ac_power_w: 0 });
+        assert.equal(poll(decoder, 5_000, 5000, 230, 7).values["ac_power_w"], 230);
+        assert.deepEqual(poll(decoder, 10_000, 0, 0, 0).bad, { ac_frequency_hz: "decode", ac_power_w: "decode", ac_energy_import_wh: "decode" });
+        assert.equal(poll(decoder, 15_000, 0, 0, new Error("no answer")).values["ac_power_w"], 0);
+    });
+
     it("marks what could not be read, and believes the rest", () => {
         const { values, bad } = poll(new MapDecoder(map), 0, 5000, new Error("no answer"), 7);
         assert.deepEqual([values, bad], [{ ac_frequency_hz: 50 }, { ac_power_w: "comm" }]);
