@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import type { BYTE_ORDERS } from "./map-schema.js";
+import { MAX_REGISTERS } from "./pdu.js";
 
 export type ByteOrder = (typeof BYTE_ORDERS)[number];
 
@@ -28,7 +29,7 @@ export function wireType(text: string): WireType | undefined {
     if (text === "bit") return { name: text, family: "bit", size: 1, bits: 1 };
     const sized = /^(string|bcd|datetime)\((\d{1,3})\)$/.exec(text);
     const size = Number(sized?.[2]);
-    const most = { string: 125, bcd: 4, datetime: 6 }[sized?.[1] ?? ""] ?? 0;
+    const most = { string: MAX_REGISTERS, bcd: 4, datetime: 6 }[sized?.[1] ?? ""] ?? 0;
     if (!sized || size < 1 || size > most) return undefined;
     if (sized[1] === "datetime" && ![2, 3, 6].includes(size)) return undefined;
     return { name: text, family: sized[1] as WireType["family"], size, bits: sized[1] === "bcd" ? size * 16 : 0 };

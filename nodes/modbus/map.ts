@@ -193,7 +193,7 @@ class Compiler {
     private type(text: string, table: Table, path: readonly string[]): WireType | undefined {
         const type = wireType(text);
         if (!type) {
-            const written = /^(string|bcd|datetime)\(\d+\)$/.test(text) ? `no such length: ${TYPE_NAMES.filter((name) => name.includes("(")).join(", ")}, n up to 125 registers for a string and 4 for bcd` : suggest(text, TYPE_NAMES);
+            const written = /^(string|bcd|datetime)\(\d+\)$/.test(text) ? `no such length: ${TYPE_NAMES.filter((name) => name.includes("(")).join(", ")}, n up to ${MAX_REGISTERS} registers for a string and 4 for bcd` : suggest(text, TYPE_NAMES);
             this.file.fault([...path, "type"], `"${text}" is no type: ${written}`);
             return undefined;
         }
