@@ -157,6 +157,8 @@ export class UnitPoller<U extends PolledUnit = PolledUnit> {
         const turn = due[0];
         const groups = new Set([...this.fast, ...(turn ? [turn] : [])].map(({ name }) => name));
         const { readings, fault } = await this.unit.poll(groups, signal);
+        // What was given up for the close is missing, and nobody's fault.
+        if (signal.aborted) return;
         for (const group of due) this.skip(group, at);
         if (turn) turn.dueAt = at + turn.periodMs;
         this.failures = 0;

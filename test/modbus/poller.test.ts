@@ -66,7 +66,7 @@ describe("polling a unit in groups", () => {
             unit,
             { groups, unidentified: "WRONG", heartbeatMs: 60_000, clock, random: () => 0.5 },
             {
-                onReading: () => undefined,
+                onReading: () => told.push("reading"),
                 onFault: ({ code }) => told.push(code),
                 onRecovered: () => told.push("back"),
                 onPolled: () => events.emit("polled"),
@@ -111,6 +111,18 @@ describe("polling a unit in groups", () => {
         assert.ok(counts.every((count) => count >= 9 && count <= 11), counts.join());
         assert.equal(unit.polls.filter((groups) => groups.includes("f")).length, 40);
         assert.ok(poller.overruns >= 36 && poller.overruns <= 44, `${poller.overruns} of the other 40 polls`);
+    });
+
+    it("tells nothing of a poll that was given up for the close", async () => {
+        await begin([{ name: "f", periodMs: 1000 }]);
+        unit.poll = () => {
+            // The fast part was read, and the rest is missing.
+            stopping.abort();
+            return Promise.resolve({ readings: [{} as never], fault: new WattError("MODBUS_ABORTED", "given up") });
+        };
+        clock.advance(1000);
+        await running;
+        assert.deepEqual(told, []);
     });
 
     it("keeps the ticks of the slow ones when polls begin a little late", async () => {
