@@ -178,9 +178,12 @@ export function summarise(units: Iterable<UnitSummary>, resting: ReadonlyMap<str
     const total = found.ok + found.partly + found.lost;
     if (total === 0) return { kind: "busy", text: busy };
     if (found.lost === total && found.new === 0) return { kind: "error", text: trouble ?? "no answer" };
-    const devices = total === 1 ? "1 device" : `${total} devices`;
-    if (total === 1 && coverage) return { kind: "warn", text: `${coverage.read} of ${coverage.total} points` };
-    if (found.ok < total) return { kind: "warn", text: `${found.ok} of ${devices}` };
+    const all = total + found.new;
+    const devices = all === 1 ? "1 device" : `${all} devices`;
+    // Units that were never asked yet: on a slow line that takes its time.
+    if (found.new > 0 && found.ok === total) return { kind: "busy", text: `${found.ok} of ${devices}` };
+    if (all === 1 && coverage) return { kind: "warn", text: `${coverage.read} of ${coverage.total} points` };
+    if (found.ok < all) return { kind: "warn", text: `${found.ok} of ${devices}` };
     if (isLate) return { kind: "warn", text: `skipped polls: ${skipped}` };
     if (asleep > 0 && awake === 0) return { kind: "idle", text: `${devices}, night` };
     return { kind: "ok", text: devices };

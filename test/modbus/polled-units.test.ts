@@ -11,6 +11,8 @@ describe("the status of a source of units", () => {
         const cases: [UnitSummary[], string][] = [
             [[unit("new")], "busy identifying"],
             [[unit("ok", { coverage })], "ok 1 device"],
+            [[unit("ok"), unit("new"), unit("new")], "busy 1 of 3 devices"],
+            [[unit("ok"), unit("lost"), unit("new")], "warn 1 of 3 devices"],
             [[unit("partly", { coverage })], "warn 48 of 52 points"],
             [[unit("partly")], "warn 0 of 1 device"],
             [[unit("partly", { coverage }), unit("ok")], "warn 1 of 2 devices"],

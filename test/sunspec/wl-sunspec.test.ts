@@ -182,9 +182,9 @@ describe("the status of wl-sunspec", () => {
         const cases: [UnitSummary[], Record<string, boolean>, string][] = [
             [[unit("new", []), unit("new", [])], {}, "busy searching"],
             [[unit("ok")], {}, "ok 1 device"],
-            [[unit("ok", ["a", "b"]), unit("new", [])], {}, "ok 2 devices"],
+            [[unit("ok", ["a", "b"]), unit("new", [])], {}, "busy 2 of 3 devices"],
             [[unit("lost", []), unit("lost", ["a", "b", "c"])], {}, "error no answer"],
-            [[unit("lost", []), unit("new", [])], {}, "warn 0 of 1 device"],
+            [[unit("lost", []), unit("new", [])], {}, "warn 0 of 2 devices"],
             [[unit("ok", ["a", "b"]), unit("lost", [])], { a: true }, "warn 2 of 3 devices"],
             [[unit("ok", ["a", "b"]), unit("partly", ["c", "d", "e"])], {}, "warn 2 of 5 devices"],
             [[unit("ok", ["a"], 17), unit("ok", ["b"])], { a: true }, "warn skipped polls: 17"],
