@@ -61,7 +61,7 @@ export interface LinkOptions {
     random?: () => number;
     /** Longest wait for a connection, ms. */
     connectTimeoutMs?: number;
-    /** Longest wait of a read for its turn, ms, beside the pause after connecting. */
+    /** Longest wait of a request for its turn, ms, beside the pause after connecting. */
     maxWaitMs?: number;
     /** Most reads that wait for their turn. */
     maxQueue?: number;
@@ -77,6 +77,10 @@ const MAX_BACKOFF_MS = 300_000;
 const DEAD_AFTER_TIMEOUTS = 3;
 /** A unit that answered within this time, and not failed since, speaks against a dead connection, ms. */
 const GOOD_STANDING_MS = 120_000;
+
+/** A write that comes late may be wrong by then; of many units on a slow line each shall have its turn to be read, ms. */
+const MAX_WRITE_WAIT_MS = 10_000;
+const MAX_READ_WAIT_MS = 60_000;
 
 /** Who goes first: writes, then reads, then a slow group's reads. */
 const WRITE = 0;
@@ -192,7 +196,7 @@ export class ModbusLink {
         const refusal = this.refuse(request, member);
         if (refusal) return Promise.reject(refusal);
         return new Promise((resolve, reject) => {
-            const { maxWaitMs = 10_000 } = this.options;
+            const { maxWaitMs = lane === WRITE ? MAX_WRITE_WAIT_MS : MAX_READ_WAIT_MS } = this.options;
             const expires = this.clock.monotonic() + maxWaitMs + this.longest("connectPauseMs");
             const job: Job = { request, lane, settings, expires, resolve, reject, onAbort: undefined };
             if (request.signal) {

@@ -298,8 +298,19 @@ describe("ModbusLink", () => {
             await member.leave();
         });
 
-        it("rejects a read whose turn does not come in time, without sending it", async () => {
+        it("gives each of many units its turn on a slow line", async () => {
             await start();
+            const member = rig.join();
+            await rig.in("up");
+            rig.server.otherwise = faults.silent;
+            const reads = Array.from({ length: 25 }, (_, i) => outcome(member.read({ ...holding(i + 1), probe: true })));
+            for (let i = 0; i < reads.length; i++) await rig.pass(SETTINGS.timeoutMs);
+            assert.deepEqual([...new Set(await Promise.all(reads))], ["MODBUS_TIMEOUT"]);
+            await member.leave();
+        });
+
+        it("rejects a read whose turn does not come in time, without sending it", async () => {
+            await start({ maxWaitMs: 10_000 });
             rig.server.script(faults.silent);
             const member = rig.join({ timeoutMs: 60_000 });
             await rig.in("up");
