@@ -108,6 +108,8 @@ function reason(error: Error | null | undefined): string {
 
 const HINTS: Record<string, string> = {
     "No such file or directory": "there is no such port; check the cable and the path",
+    // What the package says of an adapter that was unplugged.
+    "bad file descriptor": "the port is gone; check the cable and the adapter",
     "Permission denied": "not allowed; add the user that runs Node-RED to the group dialout",
     "Cannot lock port": "in use by another program, or by another modbus-link with other settings",
     "Device or resource busy": "in use by another program",

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
 import Module from "node:module";
 import { parseConfig } from "../../dist/common/config.js";
 import { endpointName, linkSchema, sharedLink } from "../../dist/modbus/links.js";
 import { costOf } from "../../dist/modbus/plan.js";
-import { listPorts } from "../../dist/modbus/serial.js";
+import { RtuFraming, Strays } from "../../dist/modbus/rtu.js";
+import { listPorts, SerialTransport } from "../../dist/modbus/serial.js";
 import { FaultServer } from "./fault-server.js";
 import { holding, SETTINGS } from "./rig.js";
 
@@ -91,5 +93,23 @@ describe("The settings of a link", () => {
         } finally {
             loader[RESOLVE] = resolve;
         }
+    });
+});
+
+describe("A serial port", () => {
+    it("that is unplugged says so", async () => {
+        const port = Object.assign(new EventEmitter(), {
+            isOpen: true,
+            open: (done: (error: null) => void) => done(null),
+            write: () => undefined,
+            close: (done: (error: null) => void) => done(null),
+        });
+        const lost: string[] = [];
+        const settings = { path: "/dev/ttyUSB0", baud: 9600, parity: "none", dataBits: 8, stopBits: 1 } as const;
+        const transport = new SerialTransport({ ...settings, framing: new RtuFraming(new Strays()), onLost: ({ message }) => lost.push(message), createPort: () => port });
+        await transport.open(1000);
+        port.emit("close", new Error("bad file descriptor"));
+        assert.deepEqual(lost, ["Lost the connection to serial port /dev/ttyUSB0: the port is gone; check the cable and the adapter."]);
+        await transport.close();
     });
 });
