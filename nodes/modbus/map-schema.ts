@@ -114,6 +114,7 @@ function build() {
             gaps: mapChoice(["never", "declared", "allow"]).optional(),
             readable: ranges(),
             forbidden: ranges(),
+            barriers: ranges(),
             atomic: ranges(),
             min_interval_ms: mapInt(0, 60_000).optional(),
             connect_pause_ms: mapInt(0, 60_000).optional(),

@@ -72,6 +72,8 @@ export interface ModbusMap extends MapHead {
     readonly readable: readonly Span[];
     /** Never to be read. */
     readonly forbidden: readonly Span[];
+    /** Reading them has an effect: read only where a point asks for them, and once a poll. */
+    readonly barriers: readonly Span[];
     /** Least time between two requests, ms. */
     readonly minIntervalMs: number;
     /** Wait after connecting, ms. */
@@ -126,6 +128,7 @@ class Compiler {
     compile(): ModbusMap {
         const { defaults, file, raw } = this;
         const forbidden = this.ranges("forbidden");
+        const barriers = this.ranges("barriers");
         const readable = this.ranges("readable");
         const atomic = this.ranges("atomic");
         const drafts = Object.entries(raw.points).flatMap(([name, point]) => this.draft(name, point) ?? []);
@@ -153,6 +156,7 @@ class Compiler {
             gaps: defaults.gaps ?? "declared",
             readable,
             forbidden,
+            barriers,
             minIntervalMs: defaults.min_interval_ms ?? 0,
             connectPauseMs: defaults.connect_pause_ms ?? 0,
             timeoutMs: defaults.timeout_ms,
@@ -178,7 +182,7 @@ class Compiler {
         return undefined;
     }
 
-    private ranges(key: "readable" | "forbidden" | "atomic"): Span[] {
+    private ranges(key: "readable" | "forbidden" | "barriers" | "atomic"): Span[] {
         return (this.defaults[key] ?? []).flatMap((range: RawRange, index) => {
             const path = ["defaults", key, String(index)];
             const { table, range: ends } = Array.isArray(range) ? { table: undefined, range: range } : range;

@@ -33,8 +33,8 @@ export function readGroups({ groups, items }: Pick<ModbusMap, "groups" | "items"
 }
 
 /** How a map wants to be read over a link. */
-export function planOptionsOf({ maxRegisters, gaps, readable, forbidden }: ModbusMap, cost: LinkCost): BlockReaderOptions {
-    return { maxRegisters, gaps, readable, forbidden, cost };
+export function planOptionsOf({ maxRegisters, gaps, readable, forbidden, barriers }: ModbusMap, cost: LinkCost): BlockReaderOptions {
+    return { maxRegisters, gaps, readable, forbidden, barriers, cost };
 }
 
 export function needsOf({ timeoutMs = 0, minIntervalMs, connectPauseMs }: ModbusMap): DeviceNeeds {

@@ -7,6 +7,8 @@ import { PointMapError, PointMaps } from "../../dist/common/pointmaps.js";
 import { MapDecoder } from "../../dist/modbus/map-decoder.js";
 import { applyFactor, factorOf } from "../../dist/modbus/map-values.js";
 import { type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
+import { planReads } from "../../dist/modbus/plan.js";
+import { planOptionsOf } from "../../dist/modbus/read-groups.js";
 
 const HEAD = `schema: pointmap/1
 id: test
@@ -306,6 +308,13 @@ describe("a modbus map", () => {
             { name: "slow", everyMs: 60_000 },
         ]);
         assert.deepEqual([map.maxRegisters, map.gaps, map.minIntervalMs, map.connectPauseMs, map.timeoutMs, map.unitIds], [10, "never", 5, 1000, 700, [3]]);
+    });
+
+    it("reads a barrier for its own point alone, and never on the way", () => {
+        const points = { a_v: "address: 0, type: int16", b_v: "address: 2, type: int16", c_v: "address: 4, type: int16", d_v: "address: 6, type: int16" };
+        const map = mapOf(points, "defaults: {table: input, gaps: allow, barriers: [[1, 2]]}\n");
+        const { blocks } = planReads(map.items, planOptionsOf(map, { requestMs: 60, registerMs: 0.1 }));
+        assert.deepEqual(blocks.map(({ address, quantity }) => [address, quantity]), [[0, 1], [2, 5]]);
     });
 
     it("takes write blocks that are whole, and permits nothing", () => {

@@ -71,7 +71,7 @@ describe("installation", function () {
     }
 
     it("packs what is needed and nothing else", () => {
-        const expected = /^(dist|examples|flows|pointmaps)\/|^(package\.json|README\.md|LICENSE|NOTICE|CHANGELOG\.md|SECURITY\.md)$/;
+        const expected = /^(dist|examples|flows|pointmaps)\/|^docs\/[\w-]+\.md$|^(package\.json|README\.md|LICENSE|NOTICE|CHANGELOG\.md|SECURITY\.md)$/;
         assert.deepEqual(packed.filter((file) => !expected.test(file)), []);
         for (const file of ["README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "SECURITY.md"]) assert.ok(packed.includes(file), file);
         assert.deepEqual(packed.filter((file) => /\.test\.|\.map$|test-dist|\.log$|(?<!\.d)\.ts$/.test(file)), []);
