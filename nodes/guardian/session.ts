@@ -27,6 +27,8 @@ export interface SessionOptions {
     file?: SessionFile;
     clock?: Clock;
     random?: () => number;
+    /** An answer within this time, ms; 15 s. */
+    timeoutMs?: number;
     /** Hears every answer, for what its headers say. */
     onAnswer?: (response: HttpResponse) => void;
     /** Gives up what is under way. */
@@ -36,7 +38,6 @@ export interface SessionOptions {
 /** `person` waits for one: the error says for what. */
 export type SessionState = "new" | "ready" | "person" | "failed";
 
-/** An answer within this time, ms. */
 const TIMEOUT_MS = 15_000;
 /** Share of an access token's life after which it is renewed. */
 const RENEW_AT = 0.6;
@@ -152,7 +153,7 @@ export class Session {
     private async post(path: string, body: object): Promise<{ body: unknown; skewMs: number }> {
         const { http, onAnswer, signal } = this.options;
         const headers = { "Content-Type": "application/json" };
-        const response = await http.request({ method: "POST", url: this.account.url + path, body, headers, timeoutMs: TIMEOUT_MS, ...(signal && { signal }) });
+        const response = await http.request({ method: "POST", url: this.account.url + path, body, headers, timeoutMs: this.options.timeoutMs ?? TIMEOUT_MS, ...(signal && { signal }) });
         onAnswer?.(response);
         const serverTime = Date.parse(response.headers["date"] ?? "");
         const now = this.clock.now();
