@@ -76,16 +76,16 @@ describe("from reading to InfluxDB 1.x", function () {
         const drain = startChild("drain", 0);
         assert.deepEqual(await once(drain, "exit"), [0, null]);
         const found = await stored();
-        let missing = 0;
+        const missing: number[] = [];
         let acknowledged = 0;
         for (const [from, to] of kept) {
             for (let i = from; i < to; i += 1) {
                 acknowledged += 1;
-                if (!found.has(i)) missing += 1;
+                if (!found.has(i)) missing.push(i);
             }
         }
         assert.ok(acknowledged >= 20 * 500);
-        assert.equal(missing, 0, `${missing} of ${acknowledged} acknowledged readings are missing`);
+        assert.equal(missing.length, 0, `${missing.length} of ${acknowledged} acknowledged readings are missing, ${missing[0]} to ${missing.at(-1)}; the lives of the writer: ${kept.join(" ")}`);
         assert.ok([...found].every((i) => i < started));
     });
 

@@ -46,6 +46,8 @@ async function main({ folder, url, database, mode, from }: ChildOptions): Promis
             });
         }
         clearInterval(timer);
+        const { dropped, state, reason } = outbox.stats();
+        if (Object.keys(dropped).length > 0 || state === "paused") throw new Error(`${state} ${reason}, given up: ${JSON.stringify(dropped)}`);
         await connection.close();
         await store.close();
         return;
