@@ -29,8 +29,8 @@ const START_WITHIN_MS = 25_000;
 export interface Running {
     /** Everything printed so far, stdout and stderr. */
     log(): string;
-    /** Resolves once the log matches. */
-    logged(pattern: RegExp): Promise<void>;
+    /** Resolves once the log matches, from character `from` on. */
+    logged(pattern: RegExp, from?: number): Promise<void>;
     process: ChildProcess;
     /** Ends it as a service manager would; resolves with the exit code, null when it had to be killed. */
     stop(): Promise<number | null>;
@@ -123,10 +123,10 @@ function watch(child: ChildProcess): Pick<Running, "log" | "logged"> {
     child.on("exit", check);
     return {
         log: () => text,
-        logged: (pattern) =>
+        logged: (pattern, from = 0) =>
             new Promise((resolve, reject) => {
                 const task = () => {
-                    const found = pattern.test(text);
+                    const found = pattern.test(text.slice(from));
                     if (!found && child.exitCode === null && child.signalCode === null) return;
                     waiting.delete(task);
                     if (found) resolve();

@@ -170,6 +170,8 @@ describe("the editor", () => {
             const invalid = await page.evaluate(() => RED.nodes.filterNodes({}).filter((node) => !node.valid).map((node) => node.type));
             assert.deepEqual(invalid, []);
             await pressDeploy();
+            // The runtime answers before it has started them.
+            await nodeRed.logged(/\] Started /, before);
             // It works, not just deploys: a status turns green. An example that waits for a click gets one.
             const click = nodes.find((node) => node.type === "inject" && !node["once"] && !node["repeat"]);
             const sources = nodes.filter((node) => ["wl-sim-plant", "wl-sunspec"].includes(node.type) || (node.type === "inject" && (node["once"] || node["repeat"])));
