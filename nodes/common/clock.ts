@@ -16,14 +16,19 @@ export interface Clock {
 /** A longer timer would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+/** What Node's timers take; what is already due, without a warning. */
+function timerMs(ms: number): number {
+    return Math.min(Math.max(0, ms), LONGEST_TIMER_MS);
+}
+
 export const systemClock: Clock = {
     now: () => Date.now(),
     monotonic: () => performance.now(),
     sleep: async (ms, signal) => {
-        await sleepFor(Math.min(ms, LONGEST_TIMER_MS), undefined, { ref: false, ...(signal && { signal }) });
+        await sleepFor(timerMs(ms), undefined, { ref: false, ...(signal && { signal }) });
     },
     after: (ms, task) => {
-        const timer = setTimeout(task, Math.min(ms, LONGEST_TIMER_MS));
+        const timer = setTimeout(task, timerMs(ms));
         return () => clearTimeout(timer);
     },
 };
