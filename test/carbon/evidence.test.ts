@@ -181,6 +181,7 @@ describe("the evidence of a report", () => {
         await fc.assert(
             fc.asyncProperty(fc.array(event, { minLength: 5, maxLength: 60 }), fc.integer({ min: 1, max: 3 }), async (events, minTonnes) => {
                 clock = new ManualClock(START);
+                await removeDir(folder);
                 folder = await makeDir("wl-evidence-");
                 await open({ minTonnes: minTonnes / 20, minPoints: 1, minCoverage: 0 });
                 let wh = 1_000_000;
@@ -196,7 +197,6 @@ describe("the evidence of a report", () => {
                 }
                 await assertProven();
                 await book.close();
-                await removeDir(folder);
             }),
             { numRuns: 12 },
         );

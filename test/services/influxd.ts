@@ -86,8 +86,7 @@ ${options.config ?? ""}
      */
     async kill(): Promise<void> {
         await this.end("SIGKILL");
-        const wal = path.join(this.folder, "wal");
-        for (const name of await readdir(wal, { recursive: true })) if (name.endsWith(".wal")) await cutHalfEntry(path.join(wal, name));
+        for (const name of await readdir(this.folder, { recursive: true })) if (name.endsWith(".wal")) await cutHalfEntry(path.join(this.folder, name));
     }
 
     /** Runs InfluxQL without a driver: the raw JSON of /query. */
