@@ -17,7 +17,8 @@ interface AmsIdDef extends NodeDef {
     store: string;
 }
 
-const { version } = JSON.parse(readFileSync(path.join(__dirname, "../../package.json"), "utf8")) as { version: string };
+/** Of this package, as every report names it. */
+const version = () => (JSON.parse(readFileSync(path.join(__dirname, "../../package.json"), "utf8")) as { version: string }).version;
 
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType("wl-ams-id", function (this: Node, def: AmsIdDef) {
@@ -31,7 +32,7 @@ export default (RED: NodeAPI): void => {
             if (!store) throw new WattError("CONFIG_MISSING", "check store");
             const { folder } = store.options;
             const topic = (what: string) => `${site.siteId}/${what}`;
-            const aggregator = new Aggregator(folder, rulesOf(def, site, version), {
+            const aggregator = new Aggregator(folder, rulesOf(def, site, version()), {
                 onInterval: (interval) => this.send([{ topic: topic("interval"), payload: summaryOf(interval), timestamp: interval.to, interval }]),
                 onReport: (report, evidence) => this.send([null, { topic: topic("report"), payload: report, timestamp: report.period.toMs, evidence }]),
                 onAdjustment: (adjustment) => this.send([null, null, { topic: topic("adjustment"), payload: adjustment, timestamp: adjustment.madeAt }]),

@@ -1,12 +1,10 @@
 import { readFile } from "node:fs/promises";
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { adminRoute } from "../common/admin.js";
 import { configNode, configure, parseConfig, resolveEnv } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import { PointMaps } from "../common/pointmaps.js";
-import { listenerOf } from "../common/source.js";
-import { StateFile } from "../common/statefile.js";
+import type { PointMaps } from "../common/pointmaps.js";
+import { listenerOf, mapsOf, stateFileOf } from "../common/source.js";
 import { siteOf } from "../common/wl-site.js";
 import { chosenMapSchema, mapOf, modbusSchema, PASTED } from "./config.js";
 import { faultsOf, listChoices, type MapView, preview, type Preview, viewOf } from "./inspect.js";
@@ -18,24 +16,19 @@ import { ModbusSource } from "./source.js";
 import type { ModbusLinkNode } from "./wl-modbus-link.js";
 
 export default (RED: NodeAPI): void => {
-    const folder = (name: string) => (RED.settings.userDir ? path.join(RED.settings.userDir, "wattledger", name) : undefined);
-    let shared: PointMaps | undefined;
-    const maps = () => (shared ??= new PointMaps(folder("pointmaps")));
-
     RED.nodes.registerType("wl-modbus", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
         RED.nodes.createNode(this, def);
         configure(this, () => {
             const config = parseConfig(modbusSchema, def);
-            const map = mapOf(config, maps());
+            const map = mapOf(config, mapsOf(RED));
             const { siteId } = siteOf(RED, def);
             const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
-            const states = folder("modbus");
             const lifecycle = new Lifecycle(this);
             const source = new ModbusSource({
                 config,
                 map,
                 site: siteId,
-                ...(states && { stateFile: new StateFile(path.join(states, `${this.id}.json`)) }),
+                ...stateFileOf(RED, this, "modbus"),
                 listener: listenerOf(this, lifecycle),
             });
             const reader = link.register(this, (state) => source.linkChanged(state), needsOf(map));
@@ -45,9 +38,9 @@ export default (RED: NodeAPI): void => {
         });
     });
 
-    adminRoute(RED, "/wattledger/modbus/maps", "wl-modbus", async () => ({ maps: listChoices(maps()) }));
-    adminRoute(RED, "/wattledger/modbus/map", "wl-modbus", (def) => look(RED, maps(), def));
-    adminRoute(RED, "/wattledger/modbus/preview", "wl-modbus", (def, gone) => readNow(RED, maps(), def, gone));
+    adminRoute(RED, "/wattledger/modbus/maps", "wl-modbus", async () => ({ maps: listChoices(mapsOf(RED)) }));
+    adminRoute(RED, "/wattledger/modbus/map", "wl-modbus", (def) => look(RED, mapsOf(RED), def));
+    adminRoute(RED, "/wattledger/modbus/preview", "wl-modbus", (def, gone) => readNow(RED, mapsOf(RED), def, gone));
 };
 
 type Look = { faults: ReturnType<typeof faultsOf> } | { text: string } | (MapView & { notice?: string });

@@ -1,11 +1,8 @@
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { adminRoute } from "../common/admin.js";
 import { configNode, configure, parseConfig, resolveEnv } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import { listenerOf } from "../common/source.js";
-import { StateFile } from "../common/statefile.js";
-import { PointMaps } from "../common/pointmaps.js";
+import { listenerOf, mapsOf, stateFileOf } from "../common/source.js";
 import { siteOf } from "../common/wl-site.js";
 import { linkSchema, sharedLink } from "../modbus/links.js";
 import type { ModbusLinkNode } from "../modbus/wl-modbus-link.js";
@@ -18,9 +15,7 @@ import { survey, type Survey } from "./survey.js";
 const SURVEY_LIMIT_MS = 45_000;
 
 export default (RED: NodeAPI): void => {
-    const { userDir } = RED.settings;
-    const maps = new PointMaps(userDir ? path.join(userDir, "wattledger", "pointmaps") : undefined);
-    const sources = () => loadSources(maps);
+    const sources = () => loadSources(mapsOf(RED));
 
     RED.nodes.registerType("wl-sunspec", function (this: Node, def: NodeDef & { link?: string; site?: string }) {
         RED.nodes.createNode(this, def);
@@ -28,19 +23,18 @@ export default (RED: NodeAPI): void => {
             const config = parseConfig(sunspecSchema, def);
             const { siteId } = siteOf(RED, def);
             const link = configNode<ModbusLinkNode>(RED, def.link, "wl-modbus-link");
-            const stateFile = userDir ? new StateFile(path.join(userDir, "wattledger", "sunspec", `${this.id}.json`)) : undefined;
             const lifecycle = new Lifecycle(this);
             const source = new SunSpecSource({
                 config,
                 site: siteId,
                 sources,
-                ...(stateFile && { stateFile }),
+                ...stateFileOf(RED, this, "sunspec"),
                 listener: listenerOf(this, lifecycle),
             });
             const reader = link.register(this, (state) => source.linkChanged(state));
             lifecycle.onClose(() => link.deregister(this));
             lifecycle.onInput((_msg, _send, signal) => source.pollNow(signal));
-            for (const notice of replacements(maps)) this.log(notice);
+            for (const notice of replacements(mapsOf(RED))) this.log(notice);
             lifecycle.run((signal) => source.run(reader, signal));
         });
     });
