@@ -8,6 +8,7 @@ import { filesBelow, manifest, read } from "./source.js";
 const DOORS: Record<string, string[]> = {
     sunspec: ["modbus"],
     control: ["modbus", "sunspec"],
+    esp32: ["mqtt"],
     guardian: ["carbon"],
     simulate: ["*"],
     cli: ["*"],
