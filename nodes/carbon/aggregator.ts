@@ -5,6 +5,7 @@ import { booleanField, choiceField, numberField, parseConfig, textField } from "
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { parseReading } from "../common/reading.js";
 import type { StatusKind } from "../common/status.js";
+import { Turns } from "../common/turns.js";
 import type { Site } from "../common/wl-site.js";
 import { Book, type BookRules, type News } from "./book.js";
 import type { Evidence, EvidenceKeeper } from "./capsule-file.js";
@@ -98,7 +99,7 @@ export class Aggregator {
     private readonly foreign = new Set<string>();
     private readonly unsigned = new Set<string>();
     private refused = "";
-    private handing: Promise<unknown> = Promise.resolve();
+    private readonly handing = new Turns();
 
     constructor(
         private readonly folder: string,
@@ -204,9 +205,7 @@ export class Aggregator {
             throw error;
         }
         // One at a time: nothing is handed on twice.
-        const handed = this.handing.then(() => this.hand(book));
-        this.handing = handed.catch(() => undefined);
-        if (await handed) this.show(book);
+        if (await this.handing.take(() => this.hand(book))) this.show(book);
     }
 
     /** Hands on what was recorded; a report with its evidence or, until that is kept, not at all: false. */

@@ -2,6 +2,7 @@ import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { type Clock, systemClock } from "../common/clock.js";
 import { errorCode, toError, WattError } from "../common/errors.js";
+import { Turns } from "../common/turns.js";
 import { type Database, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
 import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
@@ -110,7 +111,7 @@ export class Book {
     private readonly records = new Map<string, MeterRecord[]>();
     private waiting: { sample: MeterSample; resolve: () => void; reject: (error: Error) => void }[] = [];
     private cancelCommit: (() => void) | undefined;
-    private checking: Promise<void> = Promise.resolve();
+    private readonly checks = new Turns();
     private isClosing = false;
     /** Counts what is settled by the samples there are: sealed intervals and reports. */
     private stage = 0;
@@ -242,9 +243,7 @@ export class Book {
 
     /** Settles late data, seals what is due and makes reports; one run after the other. */
     check(): Promise<void> {
-        const run = this.checking.then(() => this.run());
-        this.checking = run.catch(() => undefined);
-        return run;
+        return this.checks.take(() => this.run());
     }
 
     private async run(): Promise<void> {
@@ -553,7 +552,7 @@ export class Book {
 
     async close(): Promise<void> {
         this.isClosing = true;
-        await this.checking;
+        await this.checks.take(async () => undefined);
         this.commit();
         const { owned } = this;
         this.owned = undefined;

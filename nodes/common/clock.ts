@@ -41,6 +41,24 @@ export function isClockSet(nowMs: number): boolean {
     return nowMs >= EARLIEST_TRUSTED_MS;
 }
 
+/** When something happens, in whole ms UTC; 0 while the clock is not set. */
+export function stampOf(clock: Clock): number {
+    const now = clock.now();
+    return isClockSet(now) ? Math.floor(now) : 0;
+}
+
+/** Resolves once `work` has settled, however it did, or after `ms`. */
+export async function within(clock: Clock, ms: number, work: Promise<unknown>): Promise<void> {
+    await new Promise<void>((resolve) => {
+        const cancel = clock.after(ms, resolve);
+        const settled = () => {
+            cancel();
+            resolve();
+        };
+        work.then(settled, settled);
+    });
+}
+
 /** Half-open window [start, end) in ms UTC of the local calendar day that holds `ms`; 23 h and 25 h days included. */
 export function localDay(ms: number, zone: string): { start: number; end: number } {
     const start = startOfDay(DateTime.fromMillis(ms, { zone }));

@@ -3,6 +3,7 @@ import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode } from "../common/errors.js";
 import type { HttpClient, HttpResponse } from "../common/http.js";
 import { SIMULATED_HEADER } from "../common/simulated.js";
+import { Turns } from "../common/turns.js";
 import { GuardianError, mayHaveActed, readAnswer, unavailable } from "./answer.js";
 import { Session, type Account, type SessionFile, type SessionState } from "./session.js";
 
@@ -43,7 +44,7 @@ export class GuardianClient {
     simulated: boolean | undefined;
     private readonly clock: Clock;
     private readonly life = new AbortController();
-    private tail: Promise<unknown> = Promise.resolve();
+    private readonly turns = new Turns();
 
     constructor(
         readonly account: Account,
@@ -129,9 +130,7 @@ export class GuardianClient {
 
     /** Waits its turn. */
     private send(method: "GET" | "POST", path: string, parts: Parts): Promise<{ body: unknown; headers: Record<string, string> }> {
-        const turn = this.tail.then(() => this.exchange(method, path, parts));
-        this.tail = turn.catch(() => undefined);
-        return turn;
+        return this.turns.take(() => this.exchange(method, path, parts));
     }
 
     private async exchange(method: "GET" | "POST", path: string, { signal, ...parts }: Parts): Promise<{ body: unknown; headers: Record<string, string> }> {

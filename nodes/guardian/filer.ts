@@ -1,6 +1,7 @@
 import type { Report } from "../carbon/report.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Turns } from "../common/turns.js";
 import { mayHaveActed } from "./answer.js";
 import type { GridDocument, GuardianClient } from "./client.js";
 import { filingKey, keyOf, parseProject, projectDocument, reportDocument, type Document } from "./document.js";
@@ -78,7 +79,7 @@ export type Filing = { kind: "project"; payload: unknown; simulated: boolean } |
  */
 export class Filer {
     private readonly clock: Clock;
-    private tail: Promise<unknown> = Promise.resolve();
+    private readonly turns = new Turns();
 
     constructor(
         private readonly client: GuardianClient,
@@ -105,7 +106,7 @@ export class Filer {
      * @throws WattError, GuardianError, HttpError
      */
     file(filing: Filing, signal?: AbortSignal): Promise<FilingResult> {
-        return this.inTurn(async () => {
+        return this.turns.take(async () => {
             if (this.settings.fingerprint === "") throw new WattError("GUARDIAN_UNPINNED", "The policy is not agreed to yet: choose it in the settings of the Guardian node.");
             const { url } = this.client.account;
             const id = JSON.stringify([url, this.settings.policyId, filing.kind, filing.kind === "report" ? filing.report.key : parseProject(filing.payload).id]);
@@ -116,7 +117,7 @@ export class Filer {
 
     /** Goes on with everything that is not settled: after a restart, an outage, an unknown outcome. */
     resume(signal?: AbortSignal, kinds?: ReadonlySet<Kind>): Promise<FilingResult[]> {
-        return this.inTurn(async () => {
+        return this.turns.take(async () => {
             const results: FilingResult[] = [];
             for (const row of this.rows()) {
                 if (signal?.aborted) break;
@@ -367,12 +368,6 @@ export class Filer {
     private refuse(row: Row, reason: string): FilingResult {
         this.filings.update(Object.assign(row, { state: "refused", reason }));
         return resultOf(row, "REFUSED");
-    }
-
-    private inTurn<T>(work: () => Promise<T>): Promise<T> {
-        const turn = this.tail.then(work);
-        this.tail = turn.catch(() => undefined);
-        return turn;
     }
 }
 

@@ -1,6 +1,7 @@
 import path from "node:path";
-import { isClockSet, systemClock, type Clock } from "../common/clock.js";
+import { stampOf, systemClock, within, type Clock } from "../common/clock.js";
 import { errorText, WattError } from "../common/errors.js";
+import { Turns } from "../common/turns.js";
 import { createSigningKey, formatProof, openCheckpoint, parseVerifierKey, Signer, type Checkpoint, type VerifierKey } from "./checkpoint.js";
 import type { SpoolRecord } from "./delivery.js";
 import { diskReason, ensureFolder, readText, replaceFile, syncFolder, systemFiles, type Files } from "./files.js";
@@ -97,7 +98,7 @@ export class Ledger {
     private readonly timers = new Map<"commit" | "checkpoint", () => void>();
     private checkpointAt = -Infinity;
     /** One step after the other changes or reads the folder. */
-    private queue: Promise<unknown> = Promise.resolve();
+    private readonly turns = new Turns();
     private state: LedgerStats["state"] = "opening";
     private reason: string | undefined;
     private tornBytes = 0;
@@ -422,13 +423,7 @@ export class Ledger {
 
     private exclusive<T>(job: () => Promise<T>): Promise<T> {
         if (this.closing) return Promise.reject(closed());
-        return this.enqueue(job);
-    }
-
-    private enqueue<T>(job: () => Promise<T>): Promise<T> {
-        const result = this.queue.then(job);
-        this.queue = result.catch(() => undefined);
-        return result;
+        return this.turns.take(job);
     }
 
     private become(state: LedgerStats["state"], reason?: string): void {
@@ -441,13 +436,8 @@ export class Ledger {
     private async shut(): Promise<void> {
         for (const cancel of this.timers.values()) cancel();
         this.timers.clear();
-        let cancel: (() => void) | undefined;
-        const late = new Promise<void>((resolve) => {
-            cancel = this.clock.after(CLOSE_MS, resolve);
-        });
-        this.enqueue(() => this.finish()).then(this.settle, this.settle);
-        await Promise.race([this.ended, late]);
-        cancel?.();
+        this.turns.take(() => this.finish()).then(this.settle, this.settle);
+        await within(this.clock, CLOSE_MS, this.ended);
         this.become("closed");
     }
 
@@ -557,11 +547,6 @@ async function syncFile(files: Files, file: string): Promise<void> {
     } finally {
         await handle.close();
     }
-}
-
-function stampOf(clock: Clock): number {
-    const now = clock.now();
-    return isClockSet(now) ? Math.floor(now) : 0;
 }
 
 function damaged(what: string): WattError {

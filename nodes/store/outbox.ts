@@ -2,7 +2,7 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { gunzip, gzip } from "node:zlib";
 import { Backoff } from "../common/backoff.js";
-import { systemClock, type Clock } from "../common/clock.js";
+import { systemClock, within, type Clock } from "../common/clock.js";
 import { errorText } from "../common/errors.js";
 import type { Cursor, DropReason } from "./cursor.js";
 import type { Deliver, Outcome, Rejected, SpoolRecord } from "./delivery.js";
@@ -160,12 +160,7 @@ export class Outbox {
         this.unlisten();
         this.wait?.cancel();
         this.controller.abort(new Error("the outbox is closing"));
-        let cancel: (() => void) | undefined;
-        const late = new Promise<void>((resolve) => {
-            cancel = this.clock.after(CLOSE_MS, resolve);
-        });
-        await Promise.race([Promise.allSettled([this.started, ...this.flights]), late]);
-        cancel?.();
+        await within(this.clock, CLOSE_MS, Promise.allSettled([this.started, ...this.flights]));
         this.notify();
     }
 

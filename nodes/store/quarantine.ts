@@ -1,4 +1,5 @@
 import path from "node:path";
+import { Turns } from "../common/turns.js";
 import type { Rejected } from "./delivery.js";
 import { readText, removeFile, replaceFile, syncFolder, writeAll, type Files } from "./files.js";
 
@@ -20,7 +21,7 @@ export class Quarantine {
     private unsaved: Quarantined[] = [];
     /** Length of the newer file; undefined before the first look. */
     private bytes: number | undefined;
-    private queue: Promise<unknown> = Promise.resolve();
+    private readonly turns = new Turns();
 
     constructor(
         private readonly file: string,
@@ -35,7 +36,7 @@ export class Quarantine {
 
     /** Sets entries aside; what the disk does not take stays in memory. */
     add(entries: Quarantined[]): Promise<void> {
-        return this.inTurn(async () => {
+        return this.turns.take(async () => {
             this.unsaved.push(...entries);
             this.count += entries.length;
             try {
@@ -50,14 +51,14 @@ export class Quarantine {
 
     /** Writes what the disk did not take before. */
     flush(): Promise<void> {
-        return this.inTurn(async () => {
+        return this.turns.take(async () => {
             if (this.unsaved.length > 0) await this.save();
         });
     }
 
     /** The newest `limit` entries, oldest first. */
     list(limit = Infinity): Promise<Quarantined[]> {
-        return this.inTurn(async () => (await this.all()).slice(-limit));
+        return this.turns.take(async () => (await this.all()).slice(-limit));
     }
 
     /** All entries as JSON lines. */
@@ -66,12 +67,12 @@ export class Quarantine {
     }
 
     discard(): Promise<void> {
-        return this.inTurn(() => this.replace([]));
+        return this.turns.take(() => this.replace([]));
     }
 
     /** Hands all entries to `attempt` and keeps those it gives back. */
     retry(attempt: (entries: Quarantined[]) => Promise<Quarantined[]>): Promise<void> {
-        return this.inTurn(async () => this.replace(await attempt(await this.all())));
+        return this.turns.take(async () => this.replace(await attempt(await this.all())));
     }
 
     private async all(): Promise<Quarantined[]> {
@@ -126,12 +127,6 @@ export class Quarantine {
 
     private get old(): string {
         return `${this.file}.old`;
-    }
-
-    private inTurn<T>(task: () => Promise<T>): Promise<T> {
-        const turn = this.queue.then(task);
-        this.queue = turn.catch(() => undefined);
-        return turn;
     }
 }
 

@@ -1,6 +1,6 @@
 import { open } from "node:fs/promises";
 import path from "node:path";
-import { isClockSet, systemClock, type Clock } from "../common/clock.js";
+import { isClockSet, systemClock, within, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import type { PointValue, ReadingMessage } from "../common/reading.js";
 import { Ballast } from "./ballast.js";
@@ -427,15 +427,10 @@ export class Series {
 
     private async shut(): Promise<void> {
         for (const cancel of this.timers.values()) cancel();
-        let cancel: (() => void) | undefined;
-        const late = new Promise<void>((resolve) => {
-            cancel = this.clock.after(CLOSE_MS, resolve);
-        });
         this.flush()
             .then(() => this.disown())
             .then(this.settle, this.settle);
-        await Promise.race([this.ended, late]);
-        cancel?.();
+        await within(this.clock, CLOSE_MS, this.ended);
         this.become("closed");
     }
 }

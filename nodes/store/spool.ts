@@ -1,7 +1,7 @@
 import path from "node:path";
 import { promisify } from "node:util";
 import { gzip } from "node:zlib";
-import { isClockSet, systemClock, type Clock } from "../common/clock.js";
+import { isClockSet, stampOf, systemClock, within, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Cursor, type DropReason } from "./cursor.js";
 import type { SpoolRecord } from "./delivery.js";
@@ -136,7 +136,7 @@ export class Spool {
             retryMs: limits.retryMs ?? 5000,
             cursorMs: limits.cursorMs ?? 30_000,
         };
-        this.log = new SegmentLog({ folder, files, segmentBytes: this.limits.segmentBytes, stamp: () => this.stamp() });
+        this.log = new SegmentLog({ folder, files, segmentBytes: this.limits.segmentBytes, stamp: () => stampOf(this.clock) });
         this.ended = new Promise((resolve) => {
             this.settle = resolve;
         });
@@ -543,11 +543,6 @@ export class Spool {
         return path.join(this.folder, `${fileName(name)}.cursor`);
     }
 
-    private stamp(): number {
-        const now = this.clock.now();
-        return isClockSet(now) ? Math.floor(now) : 0;
-    }
-
     private become(state: SpoolStats["state"], reason?: string): void {
         if (this.state === "closed" || (state === this.state && reason === this.reason)) return;
         this.state = state;
@@ -559,13 +554,8 @@ export class Spool {
         for (const cancel of this.timers.values()) cancel();
         this.timers.clear();
         this.due.write = true;
-        let cancel: (() => void) | undefined;
-        const late = new Promise<void>((resolve) => {
-            cancel = this.clock.after(CLOSE_MS, resolve);
-        });
         this.finish().then(this.settle, this.settle);
-        await Promise.race([this.ended, late]);
-        cancel?.();
+        await within(this.clock, CLOSE_MS, this.ended);
         this.become("closed");
     }
 

@@ -41,10 +41,11 @@ export default (RED: NodeAPI): void => {
                 if (!outbox) return;
                 const stats = outbox.stats();
                 if (stats.state === "opening" || stats.state === "closed") return;
-                const isLosing = writer.lost > lost;
+                const lostNow = writer.lost(stats);
+                const isLosing = lostNow > lost;
                 if (isLosing && !isLossTold) this.error(pointsLost(stats), {});
                 isLossTold = stats.state !== "idle" && (isLossTold || isLosing);
-                lost = writer.lost;
+                lost = lostNow;
                 const now = `${writer.state} ${lost} ${stats.quarantined}`;
                 if (told !== "" && told !== now) this.send([null, { topic: "outbox", payload: stats }]);
                 told = now;

@@ -103,10 +103,9 @@ export class Writer {
         return state === "waiting" ? "down" : "ok";
     }
 
-    /** Points given up since the start: an older loss is history, not a state. */
-    get lost(): number {
-        const stats = this.options.outbox?.stats();
-        if (!stats || stats.state === "opening") return 0;
+    /** Points given up since the start, by what the outbox says of itself: an older loss is history, not a state. */
+    lost(stats: OutboxStats): number {
+        if (stats.state === "opening") return 0;
         const dropped = droppedCount(stats);
         return dropped - (this.lostBefore ??= dropped);
     }
@@ -125,7 +124,8 @@ export class Writer {
         if (stats.state === "paused") return { kind: "error", text: (stats.reason ?? "paused").split(/ \(|:/)[0]!.slice(0, 20).toLowerCase() };
         if (stats.state === "waiting") return { kind: "warn", text: `down, ${waiting}` };
         if (stats.state === "behind") return { kind: "busy", text: `replay, ${waiting}` };
-        if (this.lost > 0) return { kind: "error", text: `${kept}, ${short(this.lost)} lost` };
+        const lost = this.lost(stats);
+        if (lost > 0) return { kind: "error", text: `${kept}, ${short(lost)} lost` };
         if (stats.quarantined > 0) return { kind: "warn", text: `${short(stats.quarantined)} refused` };
         if (this.options.isUnsafe) return { kind: "warn", text: "TLS not checked" };
         return { kind: "ok", text: `${kept}, ${waiting}` };
