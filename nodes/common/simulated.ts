@@ -30,7 +30,7 @@ export function markSimulated(socket: Socket): void {
 
 /** True for the other end of such a connection. Certain once something was received over it. */
 export function isSimulatedPeer({ localAddress, localPort, remoteAddress, remotePort }: Socket): boolean {
-    return connections.has(connectionName(localAddress, localPort, remoteAddress, remotePort));
+    return connections.size > 0 && connections.has(connectionName(localAddress, localPort, remoteAddress, remotePort));
 }
 
 /** A server of both IP versions sees IPv4 addresses in the form of IPv6 (RFC 4291 §2.5.5.2). */

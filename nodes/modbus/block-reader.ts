@@ -1,12 +1,26 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import { errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, SizeLimit } from "./learned.js";
-import { describe, isBits } from "./pdu.js";
+import { dataBytes, describe, isBits } from "./pdu.js";
 import { type Block, contains, hits, overlaps, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
 
 export interface BlockReaderOptions extends Omit<PlanOptions, "holes"> {
     clock?: Clock;
+}
+
+/** What one read brought. */
+export interface Answer<I extends ReadItem> {
+    readonly items: readonly I[];
+    /** Where the data begins; it holds all items. */
+    readonly address: number;
+    /** Big-endian words, or bits with the first in bit 0. */
+    readonly data: Buffer | ModbusError;
+}
+
+/** Where an item begins in the data of its answer: a byte, of the tables coil and discrete a bit. */
+export function offsetOf({ address }: Pick<Answer<ReadItem>, "address">, item: Span): number {
+    return (item.address - address) * (isBits(item.table) ? 1 : 2);
 }
 
 /** What a unit taught. */
@@ -74,16 +88,16 @@ export class BlockReader<I extends ReadItem> {
     }
 
     /**
-     * Every item with its bytes (big-endian words, or bits with the first in bit 0), or with why it could not be read. Settles
-     * after a bounded number of reads; the first one that gets no proper answer ends the call.
+     * The reads that brought every item, each item once, or why it could not be read. Settles after a bounded number of reads;
+     * the first one that gets no proper answer ends the call.
      * @throws WattError MODBUS_PLAN where items are torn apart by the limits.
      */
-    async read(items: readonly I[], signal?: AbortSignal): Promise<Map<I, Buffer | ModbusError>> {
+    async read(items: readonly I[], signal?: AbortSignal): Promise<readonly Answer<I>[]> {
         const pass = new Pass<I>(this.reader, this.unit, this.options, this.memory, signal);
         const { wanted, faults } = this.sift(items);
-        for (const [item, fault] of faults) pass.results.set(item, new ModbusError("MODBUS_REQUEST", fault));
+        for (const [item, fault] of faults) pass.give(item, new ModbusError("MODBUS_REQUEST", fault));
         await pass.run(wanted, () => this.plan(wanted), (size, table) => this.longer(wanted, size, table));
-        return pass.results;
+        return pass.answers();
     }
 
     /** Parts what can be read from what no read can hold, once a list. */
@@ -206,7 +220,9 @@ interface Suspect {
 
 /** One call of `read`. */
 class Pass<I extends ReadItem> {
-    readonly results = new Map<I, Buffer | ModbusError>();
+    private readonly given: Answer<I>[] = [];
+    /** An item may have been given more than once: the last time counts. */
+    private isMixed = false;
     private searches = MOST_SEARCHES;
     private retries = BUSY_TRIES_A_CALL;
     private isAnswered = false;
@@ -221,14 +237,24 @@ class Pass<I extends ReadItem> {
         private readonly signal: AbortSignal | undefined,
     ) {}
 
+    /** Each item in one. */
+    answers(): readonly Answer<I>[] {
+        if (!this.isMixed) return this.given;
+        const last = new Map(this.given.flatMap(({ items, address, data }) => items.map((item) => [item, { items: [item], address, data }])));
+        return [...last.values()];
+    }
+
+    give(item: I, data: Buffer | ModbusError): void {
+        this.isMixed = true;
+        this.given.push({ items: [item], address: item.address, data });
+    }
+
     async run(items: readonly I[], plan: () => Plan<I>, longer: (size: number, table: Table) => Plan<I>): Promise<void> {
         try {
-            await this.checkSuspect(items);
+            const { suspect, holes } = this.memory;
+            if (suspect) await this.checkSuspect(suspect, items);
             const { blocks } = plan();
-            for (const item of items) {
-                const hole = this.memory.holes.at(item);
-                if (hole) this.results.set(item, errorOf(hole.refusal));
-            }
+            if (holes.any) for (const item of items) this.giveHole(item);
             const refused: { items: I[]; error: ModbusError }[] = [];
             let clean = true;
             for (const block of this.inOrder(blocks)) {
@@ -242,18 +268,21 @@ class Pass<I extends ReadItem> {
             if (this.isAnswered && clean) await this.tryLonger(longer);
         } catch (error) {
             if (!(error instanceof ModbusError)) throw error;
-            for (const item of items) {
-                const hole = this.memory.holes.at(item);
-                if (!this.results.has(item)) this.results.set(item, hole ? errorOf(hole.refusal) : error);
-            }
+            const known = new Set(this.given.flatMap((answer) => answer.items));
+            for (const item of items) if (!known.has(item) && !this.giveHole(item)) this.give(item, error);
         }
     }
 
+    /** False where the item is none that the unit is known to refuse. */
+    private giveHole(item: I): boolean {
+        const hole = this.memory.holes.at(item);
+        if (hole) this.give(item, errorOf(hole.refusal));
+        return hole !== undefined;
+    }
+
     /** A read got no proper answer: if the unit answers another one now, it was that read's own fault. */
-    private async checkSuspect(items: readonly I[]): Promise<void> {
+    private async checkSuspect(suspect: Suspect, items: readonly I[]): Promise<void> {
         const { memory } = this;
-        const { suspect } = memory;
-        if (!suspect) return;
         const other = this.besides(suspect.span, items);
         if (!other) return;
         const answer = await this.attempt(other);
@@ -294,8 +323,10 @@ class Pass<I extends ReadItem> {
     private async take(items: readonly I[]): Promise<ModbusError | undefined> {
         const span = hull(items);
         const answer = await this.ask(span, items);
-        for (const item of items) this.results.set(item, answer instanceof ModbusError ? answer : slice(answer, span, item));
-        return answer instanceof ModbusError ? answer : undefined;
+        this.given.push({ items, address: span.address, data: answer });
+        if (!(answer instanceof ModbusError)) return undefined;
+        this.isMixed = true;
+        return answer;
     }
 
     /** What failed last time comes last: nothing else waits for it. */
@@ -383,7 +414,7 @@ class Pass<I extends ReadItem> {
         holes.postpone(hole, this.now());
         const answer = await this.attempt(hole.asked);
         if (answer instanceof ModbusError) return;
-        for (const item of items) if (holes.at(item) === hole) this.results.set(item, answer);
+        for (const item of items) if (holes.at(item) === hole) this.give(item, answer);
         holes.remove(hole);
     }
 
@@ -428,20 +459,18 @@ class Pass<I extends ReadItem> {
 
     /** One read, and nothing learned from it. */
     private async attempt(span: Span): Promise<Buffer | ModbusError> {
+        const { table, address, size } = span;
+        const request: ReadRequest = { unit: this.unit, table, address, quantity: size };
+        if (this.signal) request.signal = this.signal;
         try {
-            return await this.send(span);
+            const data = await this.reader.read(request);
+            const bytes = dataBytes(request);
+            if (data.length === bytes) return data;
+            return new ModbusError("MODBUS_FRAME", `Unit ${this.unit} sent ${data.length} bytes instead of ${bytes} for ${describe(request)}.`);
         } catch (error) {
             if (error instanceof ModbusError) return error;
             throw error;
         }
-    }
-
-    private async send({ table, address, size }: Span): Promise<Buffer> {
-        const request: ReadRequest = { unit: this.unit, table, address, quantity: size, ...(this.signal && { signal: this.signal }) };
-        const data = await this.reader.read(request);
-        const bytes = isBits(table) ? Math.ceil(size / 8) : size * 2;
-        if (data.length === bytes) return data;
-        throw new ModbusError("MODBUS_FRAME", `Unit ${this.unit} sent ${data.length} bytes instead of ${bytes} for ${describe(request)}.`);
     }
 
     private answered(span: Span): void {
@@ -508,16 +537,4 @@ function hull(items: readonly Span[]): Span {
     const start = Math.min(...items.map(({ address }) => address));
     const end = Math.max(...items.map(({ address, size }) => address + size));
     return { table: items[0]!.table, address: start, size: end - start };
-}
-
-/** The bytes of an item in those of a block; bits move so that its first is bit 0. */
-function slice(data: Buffer, block: Span, { address, size }: ReadItem): Buffer {
-    const offset = address - block.address;
-    if (!isBits(block.table)) return data.subarray(offset * 2, (offset + size) * 2);
-    const bits = Buffer.alloc(Math.ceil(size / 8));
-    for (let i = 0; i < size; i++) {
-        const from = offset + i;
-        if ((data[from >> 3]! >> (from & 7)) & 1) bits[i >> 3]! |= 1 << (i & 7);
-    }
-    return bits;
 }

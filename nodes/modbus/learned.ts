@@ -37,6 +37,10 @@ export class Holes {
     version = 0;
     private readonly known = new Map<string, Hole>();
 
+    get any(): boolean {
+        return this.known.size > 0;
+    }
+
     get all(): Hole[] {
         return [...this.known.values()];
     }

@@ -5,9 +5,9 @@ import { WattError } from "../common/errors.js";
 import { type BadReason, createReading, type PointValue, type Quality, type ReadingMessage } from "../common/reading.js";
 import { countEnergy, qualityOf } from "../common/totals.js";
 import { UNITS } from "../common/units.js";
-import { BlockReader } from "./block-reader.js";
+import { BlockReader, offsetOf } from "./block-reader.js";
 import type { IdentifyRule, MapItem, MapPoint, ModbusMap } from "./map.js";
-import { MapDecoder } from "./map-decoder.js";
+import { isBlank, type MapAnswers, MapDecoder, pointsOf } from "./map-decoder.js";
 import { isBits } from "./pdu.js";
 import type { LinkCost } from "./plan.js";
 import type { PollSample } from "./poller.js";
@@ -43,8 +43,6 @@ export interface MapUnitOptions {
     energy: EnergyBook;
     clock?: Clock;
 }
-
-type Answers = ReadonlyMap<MapItem, Buffer | ModbusError>;
 
 /** Illegal function, address, value (V1.1b3 §7): the device does not have what is asked for. */
 const REFUSALS = new Set([1, 2, 3]);
@@ -98,7 +96,7 @@ export class MapUnit implements SourceUnit {
     }
 
     async poll(names: ReadonlySet<string>, signal: AbortSignal): Promise<PollSample> {
-        await this.identify(signal);
+        if (!this.identified) await this.identify(signal);
         const timestamp = this.clock.now();
         const answers = await this.read(names, signal);
         const sample = this.decoder.decode(answers, this.clock.monotonic());
@@ -116,7 +114,7 @@ export class MapUnit implements SourceUnit {
      */
     async survey(signal: AbortSignal): Promise<{ rows: RawValue[]; fault: WattError | undefined }> {
         this.probing = true;
-        await this.identify(signal);
+        if (!this.identified) await this.identify(signal);
         const answers = await this.read(new Set(this.options.groups.map(({ name }) => name)), signal);
         const sample = this.decoder.decode(answers, this.clock.monotonic());
         return { rows: rawValues(answers, sample), fault: this.judge(answers, sample) };
@@ -129,14 +127,14 @@ export class MapUnit implements SourceUnit {
     }
 
     private ask(request: ReadRequest): Promise<Buffer> {
-        const { probing, background } = this;
+        if (this.probing) request.probe = true;
+        if (this.background) request.background = true;
         this.probing = false;
-        return this.reader.read({ ...request, ...(probing && { probe: true }), ...(background && { background: true }) });
+        return this.reader.read(request);
     }
 
     /** @throws WattError MODBUS_WRONG_DEVICE naming what does not fit. */
     private async identify(signal: AbortSignal): Promise<void> {
-        if (this.identified) return;
         this.background = false;
         const { identify } = this.options.map;
         for (const rule of identify) {
@@ -166,14 +164,13 @@ export class MapUnit implements SourceUnit {
     }
 
     /** The groups one after the other, the fastest first. */
-    private async read(names: ReadonlySet<string>, signal: AbortSignal): Promise<Answers> {
-        let answers = new Map<MapItem, Buffer | ModbusError>();
+    private async read(names: ReadonlySet<string>, signal: AbortSignal): Promise<MapAnswers> {
+        let answers: MapAnswers = [];
         for (const [index, { name, items }] of this.options.groups.entries()) {
             if (!names.has(name)) continue;
             this.background = index > 0;
             const read = await this.blocks.read(items, signal);
-            if (answers.size === 0) answers = read;
-            else for (const [item, answer] of read) answers.set(item, answer);
+            answers = answers.length === 0 ? read : [...answers, ...read];
             const silence = silenceOf(answers);
             if (!silence) continue;
             // Whoever answers next may be another device: on a bus they are exchanged without the link noticing.
@@ -184,18 +181,17 @@ export class MapUnit implements SourceUnit {
     }
 
     /** What of the answers a person should look at. */
-    private judge(answers: Answers, { values, counters, bad }: Sample): WattError | undefined {
+    private judge(answers: MapAnswers, { values, counters, bad }: Sample): WattError | undefined {
         let fault: WattError | undefined;
-        const known = isEmpty(bad) && this.unread.size === 0;
         let refused = true;
-        for (const [{ points }, answer] of answers) {
-            if (answer instanceof ModbusError) fault ??= answer;
+        for (const { data } of answers) {
+            if (data instanceof ModbusError) fault ??= data;
             else refused = false;
-            if (known) continue;
-            for (const { name } of points) {
-                if (bad[name] === "comm" || bad[name] === "decode") this.unread.add(name);
-                else this.unread.delete(name);
-            }
+        }
+        const known = isEmpty(bad) && this.unread.size === 0;
+        for (const { name } of known ? [] : pointsOf(answers)) {
+            if (bad[name] === "comm" || bad[name] === "decode") this.unread.add(name);
+            else this.unread.delete(name);
         }
         if (refused || !isEmpty(values) || !isEmpty(counters)) return fault;
         const { vendor, models } = this.options.map;
@@ -204,10 +200,10 @@ export class MapUnit implements SourceUnit {
     }
 
     /** An inverter without values, or with zeros alone: that is its night, and no fault to tell of. */
-    private isAsleep(answers: Answers, { bad }: Sample): boolean {
+    private isAsleep(answers: MapAnswers, { bad }: Sample): boolean {
         if (this.options.map.class !== "inverter") return false;
-        const isBlank = Object.values(bad).every((reason) => reason === "missing");
-        return isBlank || [...answers.values()].every((answer) => Buffer.isBuffer(answer) && answer.every((byte) => byte === 0));
+        const isMissing = Object.values(bad).every((reason) => reason === "missing");
+        return isMissing || answers.every(({ items, address, data }) => Buffer.isBuffer(data) && items.every((item) => isBlank(item, data, offsetOf({ address }, item))));
     }
 
     private reading(timestamp: number, sample: Sample): ReadingMessage {
@@ -232,11 +228,11 @@ export class MapUnit implements SourceUnit {
 }
 
 /** Why a unit from which nothing came is not there; undefined for one that answers, if only to refuse. */
-function silenceOf(answers: Answers): ModbusError | undefined {
+function silenceOf(answers: MapAnswers): ModbusError | undefined {
     let silence: ModbusError | undefined;
-    for (const answer of answers.values()) {
-        if (!(answer instanceof ModbusError)) return undefined;
-        if (!isRefusal(answer)) silence ??= answer;
+    for (const { data } of answers) {
+        if (!(data instanceof ModbusError)) return undefined;
+        if (!isRefusal(data)) silence ??= data;
     }
     return silence;
 }
@@ -250,10 +246,10 @@ function isRefusal({ exception, unitOffline }: ModbusError): boolean {
     return exception !== undefined && !unitOffline;
 }
 
-function rawValues(answers: Answers, { values, counters, bad }: Sample): RawValue[] {
+function rawValues(answers: MapAnswers, { values, counters, bad }: Sample): RawValue[] {
     const rows: RawValue[] = [];
-    for (const [{ points }, answer] of answers) {
-        for (const point of points) {
+    for (const { items, address: start, data } of answers) {
+        for (const point of items.flatMap(({ points }) => points)) {
             const { name, unit, table, address } = point;
             const value = values[name] ?? counters[name]?.wh;
             const reason = bad[name];
@@ -263,7 +259,7 @@ function rawValues(answers: Answers, { values, counters, bad }: Sample): RawValu
                 ...(unit && { unit: UNITS[unit] }),
                 table,
                 address,
-                ...(Buffer.isBuffer(answer) && { raw: rawText(point, answer) }),
+                ...(Buffer.isBuffer(data) && { raw: rawText(point, data, offsetOf({ address: start }, point)) }),
                 ...(reason && { bad: reason }),
             });
         }
@@ -271,7 +267,7 @@ function rawValues(answers: Answers, { values, counters, bad }: Sample): RawValu
     return rows;
 }
 
-function rawText({ table, at, size }: MapPoint, data: Buffer): string {
+function rawText({ table, size }: MapPoint, data: Buffer, at: number): string {
     if (isBits(table)) return String((data[at >> 3]! >> (at & 7)) & 1);
     return data.toString("hex", at, at + size * 2).replaceAll(/(.{4})(?=.)/g, "$1 ");
 }

@@ -44,10 +44,11 @@ export interface MapPoint extends ReadItem {
     /** Where it is in its item's data: byte, or bit of a coil table. */
     readonly at: number;
     /**
-     * Decodes it from its item's data, in our unit and sign: into `values`, `counters`, or `bad` with the reason why not.
-     * `missing` for a sentinel, `range` outside of what is valid, `sf`, `decode`, `overflow`.
+     * Decodes it, in our unit and sign: into `values`, `counters`, or `bad` with the reason why not. `missing` for a sentinel,
+     * `range` outside of what is valid, `sf`, `decode`, `overflow`.
+     * @param offset Where its item begins in the data: byte, or bit of a coil table; 0 where it is left out.
      */
-    decode(data: Buffer, into: Sample): void;
+    decode(data: Buffer, into: Sample, offset?: number): void;
 }
 
 /** A read that tells whether the device is the one of the map. */
@@ -505,12 +506,12 @@ function decoder(point: Compiled): MapPoint["decode"] {
     const { name, at, kind, invalid } = point;
     const read = rawReader(point.type, point.byteOrder);
     const convert = kind === "gauge" || kind === "counter" ? numberDecoder(point) : undefined;
-    return (data, into) => {
-        const raw = read(data, at);
+    return (data, into, offset = 0) => {
+        const raw = read(data, offset + at);
         let fault: BadReason | undefined;
         if (raw === undefined || (invalid.length > 0 && invalid.includes(raw as number))) fault = "missing";
         else if (raw === null) fault = "decode";
-        else if (convert) fault = convert(raw as number | bigint, data, into);
+        else if (convert) fault = convert(raw as number | bigint, data, into, offset);
         else into.values[name] = typeof raw === "string" ? raw : labelOf(point, raw);
         if (fault) into.bad[name] = fault;
     };
@@ -524,16 +525,16 @@ function numberDecoder({ name, kind, type, unit, factor, offset, scaleRegister, 
     const [only] = valid.length === 1 ? valid : [];
     // A float does not roll over, and where a signed counter does is not known.
     const rolls = type.family === "uint" || type.family === "acc";
-    return (raw: number | bigint, data: Buffer, into: Sample): BadReason | undefined => {
+    return (raw: number | bigint, data: Buffer, into: Sample, start: number): BadReason | undefined => {
         let used = factor;
         if (scaleRegister) {
-            const exponent = data.readInt16BE(scaleRegister.at);
+            const exponent = data.readInt16BE(start + scaleRegister.at);
             if (Math.abs(exponent) > MAX_EXPONENT) return "sf";
             used = { whole: factor.whole, exponent: factor.exponent + (scaleRegister.divides ? -exponent : exponent) };
         }
         let value = applyFactor(raw, used);
         // Some models of a series give a sign beside the direction, so only the size counts.
-        if (direction) value = direction.negative.includes(data.readUInt16BE(direction.at)) ? -Math.abs(value) : Math.abs(value);
+        if (direction) value = direction.negative.includes(data.readUInt16BE(start + direction.at)) ? -Math.abs(value) : Math.abs(value);
         // 15 digits are what a decimal sum of this size keeps.
         if (offset !== 0) value = Number((value + offset).toPrecision(15));
         if (!(value >= low && value <= high)) return "range";

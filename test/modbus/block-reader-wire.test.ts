@@ -6,6 +6,7 @@ import type { ReadItem } from "../../dist/modbus/plan.js";
 import { TcpTransport } from "../../dist/modbus/tcp.js";
 import { ModbusError } from "../../dist/modbus/transport.js";
 import { ModbusTcpServer, type RegisterBank, type WireFault } from "../../dist/simulate/server.js";
+import { byItem } from "./answers.js";
 import { type Behaviour, faults } from "./fault-server.js";
 import { Rig, SETTINGS } from "./rig.js";
 
@@ -43,7 +44,7 @@ describe("Block reader and a simulated device", () => {
     /** @returns How many items have a value; it is the right one. @throws AssertionError for a wrong one. */
     async function call(reader: BlockReader<ReadItem>, items: ReadItem[]): Promise<number> {
         let good = 0;
-        for (const [{ address, size }, outcome] of await reader.read(items)) {
+        for (const [{ address, size }, outcome] of byItem(await reader.read(items))) {
             if (outcome instanceof ModbusError) continue;
             assert.deepEqual(outcome, words.subarray(address * 2, (address + size) * 2));
             good++;
@@ -91,7 +92,7 @@ describe("Block reader and a simulated device", () => {
     it("asks an absent unit once a call", async () => {
         const items = longs(100);
         const reader = new BlockReader<ReadItem>(member, 9, { gaps: "allow", cost: COST });
-        const results = await reader.read(items);
+        const results = byItem(await reader.read(items));
         assert.equal(server.count.requests, 1);
         assert.ok([...results.values()].every((outcome) => outcome instanceof ModbusError && outcome.unitOffline));
     });
@@ -122,7 +123,7 @@ describe("Block reader and a broken device", () => {
             const ended = reading.then(() => true);
             while (!(await Promise.race([ended, rig.pass(100)])));
             let good = 0;
-            for (const [{ table, address, size }, outcome] of await reading) {
+            for (const [{ table, address, size }, outcome] of byItem(await reading)) {
                 if (outcome instanceof ModbusError) continue;
                 assert.deepEqual(outcome, rig.right({ unit: UNIT, table, address, quantity: size }));
                 good++;

@@ -9,6 +9,8 @@ import { applyFactor, factorOf } from "../../dist/modbus/map-values.js";
 import { type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
 import { planReads } from "../../dist/modbus/plan.js";
 import { planOptionsOf } from "../../dist/modbus/read-groups.js";
+import { ModbusError } from "../../dist/modbus/transport.js";
+import { answersOf } from "./answers.js";
 
 const HEAD = `schema: pointmap/1
 id: test
@@ -219,8 +221,8 @@ describe("a poll by a map", () => {
         },
         "defaults: {table: input}\nproof: [ac_frequency_hz]\n",
     );
-    const poll = (decoder: MapDecoder, at: number, ...words: (number | Error)[]) =>
-        decoder.decode(new Map(map.items.map((item, i) => [item, words[i] instanceof Error ? words[i] : Buffer.from([words[i]! >> 8, words[i]! & 255])])), at);
+    const poll = (decoder: MapDecoder, at: number, ...words: (number | ModbusError)[]) =>
+        decoder.decode(answersOf(map.items, (_, i) => (typeof words[i] === "number" ? Buffer.from([words[i] >> 8, words[i] & 255]) : words[i]!)), at);
 
     it("is believed while its proof holds", () => {
         const { values, counters, bad } = poll(new MapDecoder(map), 0, 5000, 230, 7);
@@ -244,11 +246,11 @@ describe("a poll by a map", () => {
         assert.deepEqual(poll(decoder, 0, 0, 0, 0).values, { ac_frequency_hz: 0, ac_power_w: 0 });
         assert.equal(poll(decoder, 5_000, 5000, 230, 7).values["ac_power_w"], 230);
         assert.deepEqual(poll(decoder, 10_000, 0, 0, 0).bad, { ac_frequency_hz: "decode", ac_power_w: "decode", ac_energy_import_wh: "decode" });
-        assert.equal(poll(decoder, 15_000, 0, 0, new Error("no answer")).values["ac_power_w"], 0);
+        assert.equal(poll(decoder, 15_000, 0, 0, new ModbusError("MODBUS_TIMEOUT", "no answer")).values["ac_power_w"], 0);
     });
 
     it("marks what could not be read, and believes the rest", () => {
-        const { values, bad } = poll(new MapDecoder(map), 0, 5000, new Error("no answer"), 7);
+        const { values, bad } = poll(new MapDecoder(map), 0, 5000, new ModbusError("MODBUS_TIMEOUT", "no answer"), 7);
         assert.deepEqual([values, bad], [{ ac_frequency_hz: 50 }, { ac_power_w: "comm" }]);
     });
 
@@ -411,7 +413,7 @@ describe("a modbus map", () => {
                     assert(error.faults.length > 0 && error.faults.every(({ line, message }) => line >= 1 && line <= lines && message.length > 5), `${error.message}\n${text}`);
                     return;
                 }
-                const read = new Map(map.items.map((item) => [item, Buffer.from(random.subarray(0, item.table === "coil" || item.table === "discrete" ? 1 : item.size * 2))]));
+                const read = answersOf(map.items, ({ table, size }) => Buffer.from(random.subarray(0, table === "coil" || table === "discrete" ? 1 : size * 2)));
                 const { values, counters } = new MapDecoder(map).decode(read, 0);
                 for (const value of Object.values(values)) assert(typeof value === "string" || (Number.isFinite(value) && !Object.is(value, -0)));
                 for (const { wh, modulusWh } of Object.values(counters)) assert(Number.isFinite(wh) && (modulusWh === undefined || modulusWh > 0));

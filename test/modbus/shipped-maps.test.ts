@@ -8,6 +8,7 @@ import { MapDecoder } from "../../dist/modbus/map-decoder.js";
 import { type ModbusMap, parseModbusMap } from "../../dist/modbus/map.js";
 import { planReads, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
+import { answersOf } from "./answers.js";
 
 /** One answer of a device, written by hand from its documents, and what it means. */
 interface Golden {
@@ -45,7 +46,7 @@ function bytesOf(item: ReadItem, golden: Golden): Buffer {
 }
 
 function decode(map: ModbusMap, golden: Golden) {
-    const read = new Map(map.items.map((item) => [item, bytesOf(item, golden)]));
+    const read = answersOf(map.items, (item) => bytesOf(item, golden));
     const { values, counters, bad } = new MapDecoder(map).decode(read, 0);
     const energies = Object.fromEntries(Object.entries(counters).map(([point, { wh }]) => [point, wh]));
     return { values: { ...values, ...energies }, bad };
@@ -138,7 +139,7 @@ describe("shipped point maps", () => {
         for (const id of ids) {
             const map = load(id);
             if (map.proof.length === 0) continue;
-            const zeros = new Map(map.items.map((item) => [item, Buffer.alloc(item.size * 2)]));
+            const zeros = answersOf(map.items, ({ size }) => Buffer.alloc(size * 2));
             const { values, counters, bad } = new MapDecoder(map).decode(zeros, 0);
             assert.deepEqual({ values, counters }, { values: {}, counters: {} }, id);
             assert.deepEqual(new Set(Object.values(bad)), new Set(["decode"]), id);

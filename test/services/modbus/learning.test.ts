@@ -4,6 +4,7 @@ import type { LinkMember } from "../../../dist/modbus/link.js";
 import { sharedLink } from "../../../dist/modbus/links.js";
 import { costOf, type ReadItem } from "../../../dist/modbus/plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest } from "../../../dist/modbus/transport.js";
+import { byItem } from "../../modbus/answers.js";
 import { distinctWord, rightData } from "../../modbus/fault-server.js";
 import { SETTINGS } from "../../modbus/rig.js";
 import type { Peer } from "./libmodbus.js";
@@ -54,11 +55,11 @@ describe("A block reader before a pymodbus server with a hole", function () {
         const blocks = new BlockReader<ReadItem>(reader, 1, { gaps: "allow", cost: costOf({ kind: "tcp" }) });
         const wanted = items(150, 180, 198, 210, 230, 260);
         assert.equal(blocks.plan(wanted).blocks.length, 1);
-        await check(wanted, await blocks.read(wanted));
+        await check(wanted, byItem(await blocks.read(wanted)));
         const learning = reader.requests.length;
         assert.ok(learning <= 12, `${learning} reads to learn of one hole`);
         reader.requests.length = 0;
-        await check(wanted, await blocks.read(wanted));
+        await check(wanted, byItem(await blocks.read(wanted)));
         assert.equal(reader.requests.length, 2);
     });
 
@@ -66,9 +67,9 @@ describe("A block reader before a pymodbus server with a hole", function () {
         const reader = counted();
         const blocks = new BlockReader<ReadItem>(reader, 1, { gaps: "allow", cost: costOf({ kind: "tcp" }) });
         const wanted = items(150, 196, 200, 204, 208, 212, 250);
-        for (let i = 0; i < 3; i++) await check(wanted, await blocks.read(wanted));
+        for (let i = 0; i < 3; i++) await check(wanted, byItem(await blocks.read(wanted)));
         reader.requests.length = 0;
-        await check(wanted, await blocks.read(wanted));
+        await check(wanted, byItem(await blocks.read(wanted)));
         assert.equal(reader.requests.length, 2, JSON.stringify(reader.requests));
         assert.ok(blocks.learned.holes.length > 0);
     });
@@ -76,7 +77,7 @@ describe("A block reader before a pymodbus server with a hole", function () {
     it("learns nothing from a unit that does not answer", async () => {
         const hasty = sharedLink(peer).join({ ...SETTINGS, timeoutMs: 100 });
         const blocks = new BlockReader<ReadItem>(hasty, 2, { gaps: "allow", cost: costOf({ kind: "tcp" }) });
-        const read = await blocks.read(items(10, 20));
+        const read = byItem(await blocks.read(items(10, 20)));
         assert.deepEqual([...read.values()].map((data) => (data instanceof ModbusError ? data.code : data)), ["MODBUS_TIMEOUT", "MODBUS_TIMEOUT"]);
         assert.deepEqual(blocks.learned.holes, []);
         await hasty.leave();
