@@ -93,3 +93,12 @@ export function resolveEnv(RED: NodeAPI, fields: unknown): Record<string, unknow
         typeof value === "string" && value.includes("${") ? (RED.util.evaluateNodeProperty(value, "env", {} as Node, {}) as unknown) : value;
     return Object.fromEntries(Object.entries(fields ?? {}).map(([key, value]) => [key, resolve(value)]));
 }
+
+/** True while the flows hold a node, disabled or not: Node-RED's close calls one that is only disabled removed too, and that one comes back. */
+export function isPresent(RED: NodeAPI, id: string): boolean {
+    let found = false;
+    RED.nodes.eachNode((def) => {
+        found ||= def.id === id;
+    });
+    return found;
+}

@@ -1,7 +1,7 @@
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { adminRoute } from "../common/admin.js";
-import { booleanField, choiceField, configure, parseConfig, textField, resolveEnv } from "../common/config.js";
+import { booleanField, choiceField, configure, isPresent, parseConfig, textField, resolveEnv } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { InfluxConnection, type InfluxSettings } from "./influx-connection.js";
@@ -92,15 +92,6 @@ async function test(def: unknown, gone: AbortSignal): Promise<string> {
     } finally {
         await connection.close();
     }
-}
-
-/** Node-RED removes a node that is only disabled as well; that one comes back to its backlog. */
-function isPresent(RED: NodeAPI, id: string): boolean {
-    let found = false;
-    RED.nodes.eachNode((def) => {
-        found ||= def.id === id;
-    });
-    return found;
 }
 
 /** One line when the way to InfluxDB is lost, with what to do, and one when it is back. */
