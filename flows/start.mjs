@@ -12,7 +12,7 @@ import { placeFlow } from "./place.mjs";
 const HELP = `WattLedger: a solar plant in Node-RED, simulated unless you connect your own.
 
 Usage: wattledger [options]           (from a clone: npm start -- [options])
-       wattledger verify-report CAPSULE | verify-ledger FOLDER      offline; each without more says how
+       wattledger carbon --test | verify-report CAPSULE | verify-ledger FOLDER      offline; each without more says how
 
   --port N         port of editor and dashboard, the next free one when taken    1880
   --user-dir DIR   where flow, settings and data are kept                        ~/.wattledger

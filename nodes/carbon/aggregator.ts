@@ -19,6 +19,7 @@ import { type MeterSample, sampleOf } from "./settlement.js";
 
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
+const DAY_MS = 24 * HOUR_MS;
 /** A deploy's old node gives the book back within this. */
 const LOCKED_RETRY_MS = 500;
 const LOCKED_RETRIES = 20;
@@ -56,13 +57,17 @@ const commandSchema = z.union([
 /** The rules that a dialog's fields and a site make. @throws WattError CONFIG_INVALID and what meters and factors throw. */
 export function rulesOf(def: object, site: Site, version: string): BookRules & { checkMs: number } {
     const config = parseConfig(settingsSchema, def);
+    const intervalMs = Math.round(config.intervalHours * HOUR_MS);
+    if (["month", "quarter"].includes(config.calendar) && DAY_MS % intervalMs !== 0) {
+        throw new WattError("CONFIG_INVALID", `Intervals of ${config.intervalHours} h do not end with a ${config.calendar}: choose a part of 24 h, or reports that end with any interval.`);
+    }
     return {
         project: { id: site.siteId, name: site.name || site.siteId, capacityW: site.ratedPowerW },
         meters: parseInventory(parseList("meters", config.meters)),
         factors: parseFactors(parseList("factors", config.factors)),
         acceptsUnsourced: config.acceptsUnsourced,
         allowSimulated: config.allowSimulated,
-        intervalMs: Math.round(config.intervalHours * HOUR_MS),
+        intervalMs,
         minPoints: config.minPoints,
         minCoverage: config.minCoveragePct / 100,
         maxGapMs: config.maxGapMinutes * MINUTE_MS,

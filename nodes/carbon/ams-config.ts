@@ -1,15 +1,23 @@
 import { z } from "zod";
 import { WattError } from "../common/errors.js";
 
-/** Fields of the dialog that an ams_config.json fills. */
-export interface ImportedConfig {
-    fields: { intervalHours?: number; minPoints?: number; checkMinutes?: number };
-    /** What it holds for other nodes, and what was left out, as sentences. */
+/** What an ams_config.json says. */
+export interface AmsConfig {
+    /** Fields of wl-ams-id's dialog. */
+    fields: { intervalHours?: number; minPoints?: number; checkMinutes?: number; meters?: string; factors?: string };
+    /** Time between a device's samples, s. */
+    sampleS?: number;
+    /** The Guardian connection, secrets included: keep it in memory. */
+    guardian: { url?: string; username?: string; password?: string; tenantId?: string; policyId?: string };
+    /** The project as wl-guardian-project takes it; not of the origin. */
+    project?: unknown;
+    /** What it holds for other nodes, and what was left out, as sentences without secrets. */
     notes: string[];
 }
 
 /** Where each setting of the origin's file goes; its sections differ between versions, the keys do not. */
-const FIELDS = { interval_hours: "intervalHours", min_data_points: "minPoints", check_interval_minutes: "checkMinutes" } as const;
+const NUMBERS = { interval_hours: "intervalHours", min_data_points: "minPoints", check_interval_minutes: "checkMinutes", data_interval_seconds: "sampleS" } as const;
+const GUARDIAN = { base_url: "url", username: "username", password: "password", tenant_id: "tenantId", policy_id: "policyId" } as const;
 const ELSEWHERE: Record<string, string> = {
     base_url: "belongs in the Guardian connection",
     username: "belongs in the Guardian connection",
@@ -24,32 +32,46 @@ const ELSEWHERE: Record<string, string> = {
 const SECRET = /password|secret|token|key$/i;
 
 /**
- * Reads an ams_config.json of the origin. Secrets are neither kept nor shown.
+ * Reads an ams_config.json of the origin; it may hold `meters`, `factors` and `project` too, in the form of our nodes.
  * @throws WattError AMS_CONFIG_INVALID
  */
-export function importAmsConfig(text: unknown): ImportedConfig {
+export function readAmsConfig(text: unknown): AmsConfig {
     let json: unknown;
     try {
         json = JSON.parse(String(text));
     } catch {
         throw new WattError("AMS_CONFIG_INVALID", "This is no JSON: choose the file ams_config.json.");
     }
+    const { meters, factors, project, ...rest } = Object(json) as Record<string, unknown>;
     const found = new Map<string, unknown>();
-    collect(json, found);
-    const fields: ImportedConfig["fields"] = {};
-    const notes: string[] = [];
+    collect(rest, found);
+    const config: AmsConfig = { fields: {}, guardian: {}, notes: [], ...(project !== undefined && { project }) };
+    for (const [name, list] of Object.entries({ meters, factors })) if (list !== undefined) config.fields[name as "meters"] = JSON.stringify(list, null, 2);
     for (const [key, value] of found) {
-        const field = Object.hasOwn(FIELDS, key) ? FIELDS[key as keyof typeof FIELDS] : undefined;
-        if (field) {
+        if (isKey(NUMBERS, key)) {
             const number = z.coerce.number().positive().safeParse(value);
             if (!number.success) throw new WattError("AMS_CONFIG_INVALID", `${key} must be a number above 0.`);
-            fields[field] = number.data;
-        } else if (SECRET.test(key)) notes.push(`${key} was not read: enter it in the Guardian connection.`);
-        else if (Object.hasOwn(ELSEWHERE, key)) notes.push(`${key} ${ELSEWHERE[key]}.`);
-        else if (/emission_factor|grid_factor/i.test(key)) notes.push(`${key} was left out: an emission factor needs its source.`);
+            if (key === "data_interval_seconds") config.sampleS = number.data;
+            else config.fields[NUMBERS[key]] = number.data;
+        }
+        if (isKey(GUARDIAN, key) && typeof value === "string") config.guardian[GUARDIAN[key]] = value;
+        if (SECRET.test(key)) config.notes.push(`${key} was not read: enter it in the Guardian connection.`);
+        else if (Object.hasOwn(ELSEWHERE, key)) config.notes.push(`${key} ${ELSEWHERE[key]}.`);
+        else if (/emission_factor|grid_factor/i.test(key)) config.notes.push(`${key} was left out: an emission factor needs its source.`);
+        else if (!isKey(NUMBERS, key)) config.notes.push(`${key} is not known here.`);
     }
-    if (found.size === 0) throw new WattError("AMS_CONFIG_INVALID", "This holds no settings: choose the file ams_config.json.");
+    if (found.size === 0 && Object.keys(config.fields).length === 0) throw new WattError("AMS_CONFIG_INVALID", "This holds no settings: choose the file ams_config.json.");
+    return config;
+}
+
+/** The part of it that a dialog may see: no secret. @throws WattError AMS_CONFIG_INVALID */
+export function importAmsConfig(text: unknown): Pick<AmsConfig, "fields" | "notes"> {
+    const { fields, notes } = readAmsConfig(text);
     return { fields, notes };
+}
+
+function isKey<T extends object>(names: T, key: string): key is Extract<keyof T, string> {
+    return Object.hasOwn(names, key);
 }
 
 /** Plain values by key, however deep. */

@@ -3,7 +3,7 @@ import path from "node:path";
 import { type Clock, systemClock } from "../common/clock.js";
 import { errorCode, toError, WattError } from "../common/errors.js";
 import { Turns } from "../common/turns.js";
-import { type Database, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
+import { type Database, openDatabase, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
 import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
 import { type Adjustment, type Calendar, firstStart, type Interval, intervalFrom, type IntervalRules, isReportEnd, type MeterInterval, meterPart, sum } from "./interval.js";
@@ -616,6 +616,24 @@ export class Book {
             start = end;
         }
         return byMeter;
+    }
+}
+
+/** What a book was kept by last, as fields of the dialog; for a program that has only the file, which nobody else has open. */
+export function keptBy(file: string): { lastAt: number; project?: Project; fields: Record<string, unknown> } {
+    const db = openDatabase(file);
+    const last = <T>(sql: string) => db.all<{ body: string }>(sql).map(({ body }) => JSON.parse(body) as T)[0];
+    try {
+        const rules = last<Pick<BookRules, "meters" | "intervalMs" | "minPoints" | "minCoverage" | "maxGapMs" | "allowSimulated">>("SELECT body FROM rules ORDER BY id DESC LIMIT 1");
+        const terms = last<{ settings: { project: Project; acceptsUnsourced: boolean; minTonnes: number }; factor: { factors: Factor[] } }>("SELECT terms AS body FROM report ORDER BY number DESC LIMIT 1");
+        const fields = {
+            ...(rules && { meters: JSON.stringify(rules.meters), intervalHours: rules.intervalMs / 3_600_000, minPoints: rules.minPoints, minCoveragePct: rules.minCoverage * 100, maxGapMinutes: rules.maxGapMs / 60_000, allowSimulated: rules.allowSimulated }),
+            ...(terms && { factors: JSON.stringify(terms.factor.factors), acceptsUnsourced: terms.settings.acceptsUnsourced, minTonnes: terms.settings.minTonnes }),
+        };
+        const [sample] = db.all<{ at: number }>("SELECT at FROM sample ORDER BY at DESC LIMIT 1");
+        return { lastAt: sample?.at ?? 0, fields, ...(terms && { project: terms.settings.project }) };
+    } finally {
+        db.close();
     }
 }
 

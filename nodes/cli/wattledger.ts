@@ -6,6 +6,7 @@ import { VERIFY_HELP, verifyLedger, verifyReport, type ExitCode, type Print } fr
 const COMMANDS: Record<string, (args: string[], print: Print) => Promise<ExitCode>> = {
     "verify-report": verifyReport,
     "verify-ledger": verifyLedger,
+    carbon: async (args, print) => (await import("./carbon.js")).carbon(args, print),
 };
 
 /** A command by name; without one the plant starts. */
@@ -20,7 +21,7 @@ async function main([name = "", ...args]: string[]): Promise<void> {
         process.exitCode = await command(args, print);
         return;
     }
-    process.stderr.write(`There is no command "${name}".\n\n${VERIFY_HELP}\n\nwattledger --help tells how to start the plant.\n`);
+    process.stderr.write(`There is no command "${name}".\n\n${VERIFY_HELP}\n\nwattledger carbon makes a trial report and shows what would be filed; wattledger --help tells how to start the plant.\n`);
     process.exitCode = 2;
 }
 
