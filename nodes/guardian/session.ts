@@ -173,9 +173,11 @@ export class Session {
     }
 
     private async save(refreshToken: string): Promise<void> {
+        const { file } = this.options;
+        if (!file) return;
         const sealed = await seal(refreshToken, this.account);
         try {
-            this.options.file?.save(sealed);
+            file.save(sealed);
         } catch {
             // A disk that takes no file costs a login at the next start, no more.
         }

@@ -195,8 +195,8 @@ export class PolicyEngine {
     show(user: SimUser, tag: string): object {
         this.demand(user, tag);
         const block = BLOCKS.find((found) => found.tag === tag);
-        const top = { id: this.blockId(tag), blockType: block?.blockType };
-        if (FORMS[tag]) return { ...top, schema: this.schemaOf(tag), presetSchema: null, presetFields: [], uiMetaData: {}, hideFields: [], data: null };
+        const top = { id: this.blockId(tag), blockType: block?.blockType, isActive: true, uiMetaData: {}, data: null };
+        if (FORMS[tag]) return { ...top, schema: this.schemaOf(tag), presetSchema: null, presetFields: [], hideFields: [] };
         if (GRIDS[tag]) return { ...top, data: this.documentsOf(user, tag), blocks: [], commonAddons: [] };
         if (tag === "report_by_project") {
             const data = this.visible(user, { types: ["approved_project"], statuses: ["Validated"], own: true }).map((project) => ({ name: subject(project)["field0"], value: subject(project)["id"] }));
@@ -211,8 +211,8 @@ export class PolicyEngine {
 
     /** The block as the tree of the root shows it to that user: null where it is not available. */
     tree(user: SimUser): object {
-        const children = BLOCKS.map(({ tag, blockType }) => (this.isAvailable(user, tag) ? { id: this.blockId(tag), tag, blockType } : null));
-        return { id: this.blockId("root"), blockType: "interfaceContainerBlock", blocks: children };
+        const children = BLOCKS.map(({ tag, blockType }) => (this.isAvailable(user, tag) ? { id: this.blockId(tag), tag, blockType, isActive: true, uiMetaData: {} } : null));
+        return { id: this.blockId("root"), blockType: "interfaceContainerBlock", isActive: true, uiMetaData: {}, blocks: children };
     }
 
     schemaOf(tag: string): object {

@@ -68,8 +68,23 @@ export interface GuardianSimOptions {
     clock?: Clock;
     /** Outlives a restart. */
     file?: { load(): unknown; save(state: unknown): void };
-    /** Called after each request. */
-    onRequest?: (line: string) => void;
+    /** Called after each request, with method, path and status as one line. */
+    onRequest?: (line: string, exchange: Exchange) => void;
+}
+
+/** A request, and what was answered before a fault of the wire spoiled it. */
+export interface Exchange {
+    profile: Profile;
+    method: string;
+    /** Below the base of the API, with its query. */
+    path: string;
+    authorization: string | undefined;
+    request: unknown;
+    status: number;
+    headers: Record<string, string>;
+    response: unknown;
+    /** The answer is a fault's, not Guardian's. */
+    isFault: boolean;
 }
 
 export const SIM_POLICY_ID = "68d6c0ffee000000000000a1";
@@ -205,7 +220,17 @@ export class GuardianSimulator {
                   ? known
                   : this.answer(request.method ?? "", request.url ?? "", request.headers.authorization, body);
         if (request.method === "GET" && fault?.fault !== "stale") this.last.set(line, structuredClone(answer));
-        this.options.onRequest?.(`${line} ${answer.status}`);
+        this.options.onRequest?.(`${line} ${answer.status}`, {
+            profile: this.options.profile,
+            method: request.method ?? "",
+            path: (request.url ?? "").replace(/^\/api\/v1/, ""),
+            authorization: request.headers.authorization,
+            request: body,
+            status: answer.status,
+            headers: answer.headers ?? {},
+            response: answer.body,
+            isFault: fault?.fault === "status",
+        });
         if (fault?.fault === "reset-after") return void request.socket.resetAndDestroy();
         if (fault?.fault === "hang-after") return;
         if (fault?.fault === "slow") await this.clock.sleep(fault.ms);
@@ -373,7 +398,7 @@ export class GuardianSimulator {
     }
 
     private policies(user: SimUser, query: URLSearchParams): Answer {
-        const all = [this.summary(user), { id: "68d6c0ffee000000000000a2", name: "iREC 7", status: "PUBLISH", policyTag: "Tag_1", policyRoles: ["Registrant"], userRoles: ["No role"] }];
+        const all = [this.summary(user), { id: "68d6c0ffee000000000000a2", name: "iREC 7", description: "iREC", status: "PUBLISH", version: "1.0.0", policyTag: "Tag_1", topicId: "0.0.4839203", policyRoles: ["Registrant"], userRoles: ["No role"] }];
         const size = Number(query.get("pageSize") ?? 100);
         const start = Number(query.get("pageIndex") ?? 0) * size;
         return { status: 200, body: all.slice(start, start + size), headers: { "X-Total-Count": String(all.length) } };

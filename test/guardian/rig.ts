@@ -1,9 +1,11 @@
+import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
 import { createHttpClient } from "../../dist/common/http.js";
 import type { Clock } from "../../dist/common/clock.js";
 import { GuardianClient } from "../../dist/guardian/client.js";
 import type { Account, SessionFile } from "../../dist/guardian/session.js";
 import { GuardianSimulator, SIM_TENANT_ID, type GuardianSimOptions } from "../../dist/simulate/guardian-server.js";
+import { breaches } from "./contract.js";
 
 export const PASSWORD = "stand-in";
 
@@ -18,13 +20,19 @@ export class MemoryFile implements SessionFile {
     }
 }
 
-/** Stand-ins and clients of one test; `close` ends them all. */
+/** Stand-ins and clients of one test; `close` ends them all, and fails where one of them broke Guardian's contract. */
 export class Rig {
+    /** Every exchange of the test that is not as Guardian's contract has it. */
+    readonly breaches: string[] = [];
     private readonly simulators: GuardianSimulator[] = [];
     private readonly clients: GuardianClient[] = [];
 
     async simulator(options: Partial<GuardianSimOptions> = {}): Promise<GuardianSimulator> {
-        const simulator = new GuardianSimulator({ host: "127.0.0.1", port: 0, profile: "g3x", rounding: "nearest", seed: 1, password: PASSWORD, ...options });
+        const onRequest: GuardianSimOptions["onRequest"] = (line, exchange) => {
+            if (!exchange.path.startsWith("/mirror")) this.breaches.push(...breaches(exchange));
+            options.onRequest?.(line, exchange);
+        };
+        const simulator = new GuardianSimulator({ host: "127.0.0.1", port: 0, profile: "g3x", rounding: "nearest", seed: 1, password: PASSWORD, ...options, onRequest });
         this.simulators.push(simulator);
         await simulator.start();
         return simulator;
@@ -43,6 +51,7 @@ export class Rig {
     async close(): Promise<void> {
         for (const client of this.clients.splice(0)) client.close();
         for (const simulator of this.simulators.splice(0)) await simulator.close();
+        assert.deepEqual([...new Set(this.breaches.splice(0))], []);
     }
 }
 
