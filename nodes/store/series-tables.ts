@@ -15,6 +15,7 @@ export const TABLES = ["raw", ...LEVELS] as const;
 export const MINUTE = 60_000;
 export const HOUR = 60 * MINUTE;
 export const DAY = 24 * HOUR;
+const WIDTH: Record<Resolution, number> = { minute: MINUTE, hour: HOUR, day: DAY };
 
 /** Times stay below, so that a key fits SQLite's integers: 2039. */
 export const LAST_MS = 2 ** 41;
@@ -90,7 +91,7 @@ export class SeriesTables {
         this.db = db;
         this.load(db);
         const zone = db.all<{ value: string }>("SELECT value FROM meta WHERE key = 'zone'")[0]?.value;
-        if (zone !== this.zone) db.transaction(() => this.changeZone(db, zone !== undefined));
+        if (zone !== this.zone) db.transaction(() => this.changeZone(db, zone));
     }
 
     detach(): void {
@@ -122,12 +123,12 @@ export class SeriesTables {
     }
 
     /** Days of another zone begin elsewhere: as far as the hours reach back, they are computed anew. */
-    private changeZone(db: Database, isKnown: boolean): void {
+    private changeZone(db: Database, before: string | undefined): void {
         db.run("INSERT OR REPLACE INTO meta VALUES ('zone', ?)", this.zone);
-        if (!isKnown) return;
         const hours = db.all<{ t: number; d: number }>("SELECT k >> 16 AS t, k & 65535 AS d FROM hour ORDER BY k");
-        db.run("DELETE FROM day WHERE k >= (? << 16)", this.dayOf(hours[0]?.t ?? 0).start);
-        for (const { t, d } of hours) this.mark(db, "day", this.dayOf(t).start, d);
+        if (before === undefined || hours.length === 0) return;
+        db.run("DELETE FROM day WHERE k >= (? << 16)", localDay(hours[0]!.t, before).start);
+        for (const { t, d } of hours) for (const start of this.startsOver("day", t, HOUR)) this.mark(db, "day", start, d);
     }
 
     // --- writing
@@ -210,7 +211,7 @@ export class SeriesTables {
                 db.run("DELETE FROM dirty WHERE level = ? AND k = ((? << 16) | ?)", LEVELS.indexOf(level), t, d);
                 if (!device || Object.keys(values).length === 0) continue;
                 db.run(`INSERT OR REPLACE INTO ${level} VALUES ((? << 16) | ?, ?)`, t, d, encodeRollups(values, device.names));
-                if (next) this.mark(db, next, this.startOf(next, t), d);
+                if (next) for (const start of this.startsOver(next, t, WIDTH[level])) this.mark(db, next, start, d);
             }
         });
         return marks.length > 0;
@@ -350,13 +351,13 @@ export class SeriesTables {
     /** Starts of the buckets in [from, to) that are not stored as they should be. */
     private changed(level: Resolution, device: Device, from: number, to: number): Set<number> {
         const starts = new Set<number>();
-        const add = (t: number) => {
-            const start = this.startOf(level, t);
-            if (start >= from && start < to) starts.add(start);
+        const add = (t: number, width: number) => {
+            for (const start of this.startsOver(level, t, width)) if (start >= from && start < to) starts.add(start);
         };
-        for (const part of this.waiting()) for (const t of part?.get(device)?.keys() ?? []) add(t);
-        const sql = "SELECT k >> 16 AS t FROM dirty WHERE level <= ? AND (k & 65535) = ?";
-        for (const { t } of this.db?.all<{ t: number }>(sql, LEVELS.indexOf(level), device.id ?? -1) ?? []) add(t);
+        for (const part of this.waiting()) for (const t of part?.get(device)?.keys() ?? []) add(t, 1);
+        const sql = "SELECT level, k >> 16 AS t FROM dirty WHERE level <= ? AND (k & 65535) = ?";
+        const marks = this.db?.all<{ level: number; t: number }>(sql, LEVELS.indexOf(level), device.id ?? -1) ?? [];
+        for (const mark of marks) add(mark.t, WIDTH[LEVELS[mark.level]!]);
         return starts;
     }
 
@@ -365,6 +366,11 @@ export class SeriesTables {
         const end = (which: string) => this.db?.all<{ t: number | null }>(`SELECT ${which}(k) >> 16 AS t FROM ${table}`)[0]?.t ?? undefined;
         const [first, last] = [end("min"), end("max")];
         return first === undefined || last === undefined ? [0, 0] : [Math.max(from, first), Math.min(to, last + 1)];
+    }
+
+    /** Starts of the buckets that [t, t + width) lies in: two where a zone is off by half an hour, as its days end within an hour. */
+    private startsOver(level: Resolution, t: number, width: number): Set<number> {
+        return new Set([this.startOf(level, t), this.startOf(level, t + width - 1)]);
     }
 
     private startOf(level: Resolution, t: number): number {

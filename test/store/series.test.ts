@@ -226,6 +226,28 @@ for (const backend of backends) {
                 assert.ok(Math.abs(hour!.values["steady_w"]!.mean! - 230.1) < 1e-9);
             });
 
+            it("an hour that two local days share counts for both", async () => {
+                // Midnight in Kathmandu (UTC+5:45) is 18:15 UTC.
+                const midnight = Date.UTC(2026, 2, 28, 18, 15);
+                await series.close();
+                clock = new ManualClock(midnight + HOUR);
+                await open({ zone: "Asia/Kathmandu" });
+                for (const t of [midnight - 1000, midnight + 1000]) assert.equal(add(t, { a_w: 1 }), true);
+                const days = async () => (await rollups("day")).map(({ t, values }) => [t, values["a_w"]!.count]);
+                const expected = [[midnight - DAY, 1], [midnight, 1]];
+                assert.deepEqual(await days(), expected);
+                await series.clean();
+                assert.deepEqual(await days(), expected, "the day before is rolled up");
+                clock.advance(2 * DAY);
+                await series.clean();
+                assert.deepEqual(await days(), expected, "both are");
+                await reopen({ zone: "UTC" });
+                assert.deepEqual(await days(), [[Date.UTC(2026, 2, 28), 2]]);
+                await series.clean();
+                await reopen({ zone: "Asia/Kathmandu" });
+                assert.deepEqual(await days(), expected, "of the new zone");
+            });
+
             it("whatever comes when, late or twice, across restarts and zones, they agree with a plain count", async () => {
                 const zones = fc.constantFrom("UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia");
                 // The weekends on which these zones change their clocks lie within.
@@ -266,7 +288,7 @@ for (const backend of backends) {
                             await series.clean();
                         }
                     }),
-                    { numRuns: 20 },
+                    { numRuns: 60 },
                 );
             });
 
