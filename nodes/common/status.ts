@@ -1,4 +1,5 @@
 import type { Node, NodeStatus } from "node-red";
+import { systemClock, type Clock } from "./clock.js";
 
 /** What a status means, so that a colour always says the same: green works, yellow waits or is doubtful, red needs a person. */
 export type StatusKind = "ok" | "busy" | "warn" | "error" | "idle";
@@ -11,38 +12,39 @@ const LOOK: Record<StatusKind, NodeStatus> = {
     idle: { fill: "grey", shape: "ring" },
 };
 
+/** A status is shown at most so often. */
+const INTERVAL_MS = 1000;
+
 /** Shows a status when it changed, and at most once a second: every status goes to each open editor. */
 export class Status {
     private shown = "";
     private lastAt = -Infinity;
-    private pending: NodeJS.Timeout | undefined;
+    private cancel: () => void = () => undefined;
     private closed = false;
 
     constructor(
         private readonly node: Pick<Node, "status">,
-        private readonly minIntervalMs = 1000,
+        private readonly clock: Clock = systemClock,
     ) {}
 
     set(kind: StatusKind, text: string): void {
         if (this.closed) return;
-        clearTimeout(this.pending);
-        this.pending = undefined;
+        this.cancel();
         const key = `${kind}:${text}`;
         if (key === this.shown) return;
-        const wait = this.lastAt + this.minIntervalMs - performance.now();
+        const wait = this.lastAt + INTERVAL_MS - this.clock.monotonic();
         if (wait > 0) {
-            this.pending = setTimeout(() => this.set(kind, text), wait);
-            this.pending.unref();
+            this.cancel = this.clock.after(wait, () => this.set(kind, text));
             return;
         }
         this.shown = key;
-        this.lastAt = performance.now();
+        this.lastAt = this.clock.monotonic();
         this.node.status({ ...LOOK[kind], text });
     }
 
     /** Called when the node closes: what still runs must not overwrite the status of the node that takes its place. */
     close(): void {
         this.closed = true;
-        clearTimeout(this.pending);
+        this.cancel();
     }
 }
