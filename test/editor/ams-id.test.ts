@@ -4,7 +4,7 @@ import path from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, openEditor } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): FlowNode | null };
@@ -17,13 +17,13 @@ describe("the dialog of wl-ams-id", () => {
     let nodeRed: NodeRed;
     let browser: Browser;
     let page: Page;
+    let faults: string[];
     before(async () => {
         userDir = await makeUserDir();
         const flows = JSON.parse(await readFile(path.join(root, "examples", "carbon", "01 Report by AMS-I.D.json"), "utf8")) as FlowNode[];
         nodeRed = await startNodeRed({ userDir, flows });
         browser = await launchBrowser();
-        page = await (await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" })).newPage();
-        await page.goto(nodeRed.url);
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction(() => RED.nodes.node("wlamsid0000amsi0"));
         await page.evaluate(() => RED.editor.edit(RED.nodes.node("wlamsid0000amsi0")!));
         await page.waitForSelector("#wl-ams-id-import");
@@ -33,6 +33,7 @@ describe("the dialog of wl-ams-id", () => {
         await nodeRed.stop();
         await removeDir(userDir);
     });
+    afterEach(() => assert.deepEqual(faults.splice(0), []));
 
     it("adds meters, factors and the unsourced preset to what is there", async () => {
         await page.click("#wl-ams-id-meter");

@@ -1,4 +1,9 @@
-import { type Browser, chromium } from "playwright-core";
+import path from "node:path";
+import { type Browser, chromium, type Page } from "playwright-core";
+import { nodeRedPackage, root } from "../node-red.js";
+
+/** Pictures for a person to look at. */
+export const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
 
 /** The system's Chromium, without what would ask hosts outside. It keeps nothing: every start has a profile of its own. */
 export function launchBrowser(): Promise<Browser> {
@@ -14,4 +19,29 @@ export function launchBrowser(): Promise<Browser> {
             "--disable-sync",
         ],
     });
+}
+
+/** Node-RED's editor in a profile of its own; `faults` takes what its scripts throw and the console calls an error. */
+export async function openEditor(browser: Browser, url: string, viewport = { width: 1280, height: 900 }): Promise<{ page: Page; faults: string[] }> {
+    const context = await browser.newContext({ viewport, colorScheme: "light", locale: "en-US" });
+    // Node-RED 5 has a dark theme too; here it follows what the browser prefers.
+    await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
+    const page = await context.newPage();
+    const faults: string[] = [];
+    page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
+    page.on("console", (message) => {
+        // A button that is refused says so in its dialog, which its test reads.
+        if (message.type() === "error" && !message.location().url.includes("/wattledger/")) faults.push(`${message.text()} ${message.location().url}`);
+    });
+    await page.goto(url);
+    return { page, faults };
+}
+
+/** `<name>-light.png`, and `-dark.png` where the editor has a dark theme. */
+export async function shoot(page: Page, name: string): Promise<void> {
+    for (const scheme of nodeRedPackage === "node-red" ? (["light"] as const) : (["light", "dark"] as const)) {
+        await page.emulateMedia({ colorScheme: scheme });
+        await page.screenshot({ path: path.join(screenshots, `${name}-${scheme}.png`) });
+    }
+    await page.emulateMedia({ colorScheme: "light" });
 }

@@ -1,12 +1,10 @@
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import { Store } from "../../dist/store/store.js";
-import { makeDir, nodeRedPackage, removeDir, root, type Running, start } from "../node-red.js";
-import { launchBrowser } from "./browser.js";
+import { makeDir, removeDir, root, type Running, start } from "../node-red.js";
+import { launchBrowser, screenshots } from "./browser.js";
 
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
 const MINUTE = 60_000;
 const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(WL|INFLUX)_/.test(name)));
 
@@ -49,7 +47,6 @@ describe("the dashboard of npm start", () => {
     const begun = Date.now();
 
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         userDir = await makeDir("wl-dashboard-");
         await keepThePast(userDir);
         demo = await startDemo(userDir);

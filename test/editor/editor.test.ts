@@ -1,12 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
-import type { Browser, BrowserContext, Page } from "playwright-core";
-import { makeUserDir, type NodeRed, nodeRedPackage, removeDir, root, startNodeRed } from "../node-red.js";
+import type { Browser, Page } from "playwright-core";
+import { makeUserDir, type NodeRed, removeDir, startNodeRed } from "../node-red.js";
 import { type FlowNode, loadExamples, loadSource, manifest, types } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
-
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
+import { launchBrowser, openEditor, screenshots, shoot } from "./browser.js";
 
 /** What the editor's own scripts offer, as far as the tests use it. */
 interface Editor {
@@ -26,12 +23,10 @@ describe("the editor", () => {
     let userDir: string;
     let nodeRed: NodeRed;
     let browser: Browser;
-    let context: BrowserContext;
     let page: Page;
     let faults: string[];
 
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         userDir = await makeUserDir();
         nodeRed = await startNodeRed({ userDir });
         browser = await launchBrowser();
@@ -44,20 +39,11 @@ describe("the editor", () => {
 
     beforeEach(async () => {
         await deploy([]);
-        context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light", locale: "en-US" });
-        // Node-RED 5 has a dark theme too; here it follows what the browser prefers.
-        await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-        page = await context.newPage();
-        faults = [];
-        page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
-        page.on("console", (message) => {
-            if (message.type() === "error") faults.push(`${message.text()} ${message.location().url}`);
-        });
-        await page.goto(nodeRed.url);
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction((all) => all.every((type) => RED.nodes.getType(type)), types);
         await page.waitForSelector("#red-ui-header-button-deploy.disabled");
     });
-    afterEach(() => context.close());
+    afterEach(() => page.context().close());
 
     /** Sets the flows behind the editor's back. */
     async function deploy(flows: object[]): Promise<void> {
@@ -92,14 +78,6 @@ describe("the editor", () => {
             return tray !== null && tray.getBoundingClientRect().right <= window.innerWidth + 1;
         });
         await page.waitForTimeout(300);
-    }
-
-    async function shoot(name: string): Promise<void> {
-        for (const scheme of nodeRedPackage === "node-red" ? (["light"] as const) : (["light", "dark"] as const)) {
-            await page.emulateMedia({ colorScheme: scheme });
-            await page.screenshot({ path: path.join(screenshots, `${name}-${scheme}.png`) });
-        }
-        await page.emulateMedia({ colorScheme: "light" });
     }
 
     /** Labels that show their key, because the catalog was not found. */
@@ -139,7 +117,7 @@ describe("the editor", () => {
             }
             await dialog();
             assert.deepEqual(await untranslated(), []);
-            await shoot(type);
+            await shoot(page, type);
             const field = page.locator(`#node-${isConfig ? "config-" : ""}input-name`);
             await field.fill("Changed by hand");
             await page.click(isConfig ? "#node-config-dialog-ok" : "#node-dialog-ok");

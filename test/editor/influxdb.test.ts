@@ -1,11 +1,10 @@
 import assert from "node:assert/strict";
-import { mkdir, readFile } from "node:fs/promises";
-import path from "node:path";
+import { readFile } from "node:fs/promises";
 import type { Browser, Page } from "playwright-core";
-import { makeUserDir, type NodeRed, nodeRedPackage, removeDir, root, startNodeRed } from "../node-red.js";
+import { makeUserDir, type NodeRed, removeDir, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
 import { InfluxStandIn } from "../store/influx-stand-in.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, openEditor, shoot } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): FlowNode | null };
@@ -13,17 +12,15 @@ interface Editor {
 }
 declare const RED: Editor;
 
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
-
 describe("the dialogs of wl-influxdb and wl-write", () => {
     const influx = new InfluxStandIn(1);
     let userDir: string;
     let nodeRed: NodeRed;
     let browser: Browser;
     let page: Page;
+    let faults: string[];
 
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         await influx.start();
         userDir = await makeUserDir();
         const place = { z: "tab", x: 100, y: 100 };
@@ -44,10 +41,7 @@ describe("the dialogs of wl-influxdb and wl-write", () => {
             credentials: { influx: { username: influx.username, password: influx.password } },
         });
         browser = await launchBrowser();
-        const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" });
-        await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-        page = await context.newPage();
-        await page.goto(nodeRed.url);
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction(() => RED.nodes.node("write"));
     });
     after(async () => {
@@ -56,14 +50,7 @@ describe("the dialogs of wl-influxdb and wl-write", () => {
         await removeDir(userDir);
         await influx.stop();
     });
-
-    async function shoot(name: string): Promise<void> {
-        for (const scheme of ["light", "dark"] as const) {
-            await page.emulateMedia({ colorScheme: scheme });
-            await page.screenshot({ path: path.join(screenshots, `${name}-${scheme}.png`) });
-        }
-        await page.emulateMedia({ colorScheme: "light" });
-    }
+    afterEach(() => assert.deepEqual(faults.splice(0), []));
 
     it("tests the connection with the stored password, and says what is wrong", async () => {
         await page.evaluate(() => RED.editor.editConfig("", "wl-influxdb", "influx"));
@@ -73,7 +60,7 @@ describe("the dialogs of wl-influxdb and wl-write", () => {
         await page.fill("#node-config-input-database", "nowhere");
         await page.click("#wl-influxdb-test");
         await page.waitForFunction(() => document.querySelector("#wl-influxdb-result.wl-error")?.textContent?.startsWith("Database not found (404): create database"));
-        await shoot("wl-influxdb-tested");
+        await shoot(page, "wl-influxdb-tested");
     });
 
     it("shows what a version needs", async () => {
@@ -101,7 +88,7 @@ describe("the dialogs of wl-influxdb and wl-write", () => {
         assert.deepEqual(heading, ["When", "Reason", "Point"]);
         assert.match(row![1]!, /field type conflict/);
         assert.match(row![2]!, /device=<b>inv1,.*ac_power_w="off"/);
-        await shoot("wl-write-refused");
+        await shoot(page, "wl-write-refused");
 
         const download = page.waitForEvent("download");
         await page.click("#wl-write-export");

@@ -1,11 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
-import path from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { FaultServer } from "../modbus/fault-server.js";
-import { makeUserDir, type NodeRed, nodeRedPackage, removeDir, root, startNodeRed } from "../node-red.js";
+import { makeUserDir, type NodeRed, removeDir, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, openEditor, shoot } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): (FlowNode & { transport?: string; path?: string; baud?: string; valid?: boolean }) | null };
@@ -13,7 +11,6 @@ interface Editor {
 }
 declare const RED: Editor;
 
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
 const LIMITS = ["timeoutMs", "gapMs", "connectPauseMs", "maxRegisters", "idleCloseS"];
 const SERIAL = ["path", "baud", "parity", "stopBits"];
 
@@ -23,9 +20,9 @@ describe("the dialog of wl-modbus-link", () => {
     let nodeRed: NodeRed;
     let browser: Browser;
     let page: Page;
+    let faults: string[];
 
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         server = await FaultServer.start();
         userDir = await makeUserDir();
         nodeRed = await startNodeRed({
@@ -34,10 +31,7 @@ describe("the dialog of wl-modbus-link", () => {
             flows: [{ id: "link", type: "wl-modbus-link", host: server.host, port: String(server.port) }],
         });
         browser = await launchBrowser();
-        const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" });
-        await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-        page = await context.newPage();
-        await page.goto(nodeRed.url);
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction(() => RED.nodes.node("link"));
     });
     after(async () => {
@@ -46,6 +40,7 @@ describe("the dialog of wl-modbus-link", () => {
         await removeDir(userDir);
         await server.stop();
     });
+    afterEach(() => assert.deepEqual(faults.splice(0), []));
 
     const open = async () => {
         await page.evaluate(() => RED.editor.editConfig("", "wl-modbus-link", "link"));
@@ -75,10 +70,7 @@ describe("the dialog of wl-modbus-link", () => {
             assert.deepEqual((await shown()).toSorted(), fields.toSorted(), transport);
         }
         await page.waitForFunction(() => document.querySelector("#wl-modbus-link-ports") !== null);
-        for (const scheme of ["light", "dark"] as const) {
-            await page.emulateMedia({ colorScheme: scheme });
-            await page.screenshot({ path: path.join(screenshots, `wl-modbus-link-rtu-${scheme}.png`) });
-        }
+        await shoot(page, "wl-modbus-link-rtu");
     });
 
     it("says why a serial port cannot be opened", async () => {

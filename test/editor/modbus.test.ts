@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import type { Browser, Page } from "playwright-core";
-import { makeUserDir, type NodeRed, nodeRedPackage, removeDir, root, startNodeRed } from "../node-red.js";
+import { makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
 import { METER_MAP } from "../modbus/meter.js";
 import type { FlowNode } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, openEditor, shoot } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): FlowNode | null };
@@ -14,7 +14,6 @@ interface Editor {
 }
 declare const RED: Editor;
 
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
 const NODE = "wlmodbus0000node";
 
 describe("the dialog of wl-modbus", () => {
@@ -22,14 +21,13 @@ describe("the dialog of wl-modbus", () => {
     let nodeRed: NodeRed;
     let browser: Browser;
     let page: Page;
-    const faults: string[] = [];
+    let faults: string[];
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         userDir = await makeUserDir();
         const flows = JSON.parse(await readFile(path.join(root, "examples", "modbus", "01 Read a meter by a map.json"), "utf8")) as FlowNode[];
         nodeRed = await startNodeRed({ userDir, flows });
         browser = await launchBrowser();
-        page = await newPage(1280, 900);
+        page = await newPage();
     });
     after(async () => {
         await browser.close();
@@ -38,14 +36,11 @@ describe("the dialog of wl-modbus", () => {
     });
     afterEach(() => assert.deepEqual(faults.splice(0), []));
 
-    async function newPage(width: number, height: number): Promise<Page> {
-        const context = await browser.newContext({ viewport: { width, height }, locale: "en-US" });
-        await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-        const opened = await context.newPage();
-        opened.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
-        await opened.goto(nodeRed.url);
-        await opened.waitForFunction((id) => RED.nodes.node(id), NODE);
-        return opened;
+    async function newPage(viewport?: { width: number; height: number }): Promise<Page> {
+        const opened = await openEditor(browser, nodeRed.url, viewport);
+        ({ faults } = opened);
+        await opened.page.waitForFunction((id) => RED.nodes.node(id), NODE);
+        return opened.page;
     }
     const open = async (on = page) => {
         await on.evaluate((id) => RED.editor.edit(RED.nodes.node(id)!), NODE);
@@ -64,13 +59,7 @@ describe("the dialog of wl-modbus", () => {
     };
     const text = async (selector: string) => ((await page.textContent(selector)) ?? "").trim();
     const saved = (property: string) => page.evaluate(([id, key]) => RED.nodes.node(id!)![key!], [NODE, property]);
-    const picture = async (name: string, on = page) => {
-        for (const scheme of ["light", "dark"] as const) {
-            await on.emulateMedia({ colorScheme: scheme });
-            await on.screenshot({ path: path.join(screenshots, `wl-modbus-${name}-${scheme}.png`) });
-        }
-        await on.emulateMedia({ colorScheme: "light" });
-    };
+    const picture = (name: string, on = page) => shoot(on, `wl-modbus-${name}`);
 
     it("offers maps by class, and says what a map is", async () => {
         await open();
@@ -159,7 +148,7 @@ describe("the dialog of wl-modbus", () => {
     });
 
     it("fits on a phone", async () => {
-        const phone = await newPage(390, 844);
+        const phone = await newPage({ width: 390, height: 844 });
         await phone.evaluate(() => RED.actions.invoke("core:toggle-sidebar", false));
         await phone.evaluate(() => RED.actions.invoke("core:toggle-palette", false));
         await open(phone);

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import type { Browser, Page } from "playwright-core";
-import { makeUserDir, type NodeRed, nodeRedPackage, removeDir, root, startNodeRed } from "../node-red.js";
+import { makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, openEditor, shoot } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): (FlowNode & { devices?: object[]; deviceClass?: string }) | null };
@@ -12,23 +12,18 @@ interface Editor {
 }
 declare const RED: Editor;
 
-const screenshots = path.join(root, ".ci", "work", "screenshots", nodeRedPackage);
-
 describe("the dialog of wl-sunspec", () => {
     let userDir: string;
     let nodeRed: NodeRed;
     let browser: Browser;
     let page: Page;
+    let faults: string[];
     before(async () => {
-        await mkdir(screenshots, { recursive: true });
         userDir = await makeUserDir();
         const flows = JSON.parse(await readFile(path.join(root, "examples", "sunspec", "01 Read a SunSpec inverter.json"), "utf8")) as FlowNode[];
         nodeRed = await startNodeRed({ userDir, flows });
         browser = await launchBrowser();
-        const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" });
-        await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-        page = await context.newPage();
-        await page.goto(nodeRed.url);
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction(() => RED.nodes.node("wlsunspec000node"));
     });
     after(async () => {
@@ -36,6 +31,7 @@ describe("the dialog of wl-sunspec", () => {
         await nodeRed.stop();
         await removeDir(userDir);
     });
+    afterEach(() => assert.deepEqual(faults.splice(0), []));
 
     const open = async () => {
         await page.evaluate(() => RED.editor.edit(RED.nodes.node("wlsunspec000node")!));
@@ -55,10 +51,7 @@ describe("the dialog of wl-sunspec", () => {
         const rows = await page.$$eval("#wl-sunspec-found tr", (lines) => lines.map((line) => [...line.children].map((cell) => cell.textContent)));
         assert.deepEqual(rows[1]!.slice(1, 7), ["1", "", "inverter", "WattLedger Simulated inverter A 1.0", "SIM1-INV-A", "1, 103, 120, 121, 123, 160"]);
         assert.match(rows[1]![7]!, /^ac_power_w [\d.]+, /);
-        for (const scheme of ["light", "dark"] as const) {
-            await page.emulateMedia({ colorScheme: scheme });
-            await page.screenshot({ path: path.join(screenshots, `wl-sunspec-discovered-${scheme}.png`) });
-        }
+        await shoot(page, "wl-sunspec-discovered");
         await page.fill("#wl-sunspec-found tr:nth-child(2) input[type=text]", "roof");
         await page.check("#wl-sunspec-found tr:nth-child(7) input[type=checkbox]");
         await save();
