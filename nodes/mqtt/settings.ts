@@ -113,5 +113,7 @@ export async function readTls(url: string, tls: TlsSettings): Promise<{ ca?: str
 }
 
 async function pem(value: string | undefined): Promise<string | undefined> {
-    return value === undefined || value.includes("-----BEGIN") ? value : readFile(value, "utf8");
+    if (value === undefined || !value.includes("-----BEGIN")) return value && readFile(value, "utf8");
+    // An environment variable has its line ends written out.
+    return value.replaceAll("\\n", "\n");
 }

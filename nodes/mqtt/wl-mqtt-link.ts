@@ -9,7 +9,6 @@ import { brokerName, isTls, settingsSchema } from "./settings.js";
 interface Credentials {
     username?: string;
     password?: string;
-    cert?: string;
     key?: string;
 }
 
@@ -68,13 +67,13 @@ export default (RED: NodeAPI): void => {
                 });
             });
         },
-        { credentials: { username: { type: "text" }, password: { type: "password" }, cert: { type: "password" }, key: { type: "password" } } },
+        { credentials: { username: { type: "text" }, password: { type: "password" }, key: { type: "password" } } },
     );
 
     adminRoute(RED, "/wattledger/mqtt/test", "wl-mqtt-link", async (body, gone) => {
         // The dialog never gets a stored secret; it sends a mark for "unchanged".
         const stored = (RED.nodes.getCredentials(String(body["id"])) ?? {}) as Record<string, unknown>;
-        for (const name of ["password", "cert", "key"]) if (body[name] === "__PWRD__") body[name] = stored[name];
+        for (const name of ["password", "key"]) if (body[name] === "__PWRD__") body[name] = stored[name];
         return tryConnect(parseConfig(settingsSchema(), resolveEnv(RED, body)), gone);
     });
 };
