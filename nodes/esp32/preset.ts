@@ -11,6 +11,8 @@ export interface Arrival {
     body: Buffer;
     /** The broker kept it: nobody knows how old it is. */
     retained: boolean;
+    /** Who sent it, where its key or topic says so; for bodies that do not. */
+    device?: string;
     /** ms UTC. */
     at: number;
 }
@@ -88,10 +90,10 @@ export interface PresetOptions {
     /** Names of the user's, for presets whose sources name their values freely. */
     mapping?: Mapping;
     /**
-     * What the device measures, where its own data do not tell: a connection that draws (+ is import), or a generator (+ is generation,
-     * what it counts is export).
+     * What a meter counts forwards, where its data do not tell: what is drawn (`import`, unless said), or what is generated (`export`:
+     * power is + for generation then).
      */
-    measures?: "grid" | "generation";
+    forward?: "import" | "export";
     /** Told of each topic that a message announced (Home Assistant's discovery); many times for the same one. */
     onTopic?: (topic: string) => void;
 }
@@ -108,6 +110,8 @@ export interface Decoder {
 /** How one kind of device talks. */
 export interface Preset {
     id: string;
+    /** Body of the answer to a request that was taken, where the devices look at it. */
+    reply?: string;
     /** What to subscribe to; none where it comes by HTTP alone. Never a topic that a device takes orders from. */
     topics(options: PresetOptions): string[];
     createDecoder(options: PresetOptions): Decoder;

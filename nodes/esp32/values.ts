@@ -1,0 +1,241 @@
+import { DateTime } from "luxon";
+import { EARLIEST_TRUSTED_MS } from "../common/clock.js";
+import { WattError } from "../common/errors.js";
+import type { BadReason, PointValue } from "../common/reading.js";
+import { LIMITS, unitOf, unitText } from "../common/units.js";
+import type { Arrival, Decoded, DeviceSample } from "./preset.js";
+
+export type JsonObject = Record<string, unknown>;
+
+/** A source's key, the point it is, and what its value is multiplied with to be in the point's unit. */
+export type PointTable = Readonly<Record<string, readonly [point: string, factor?: number] | undefined>>;
+
+/** Deeper than any device nests. */
+const MAX_DEPTH = 8;
+const MAX_NAME = 64;
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+const ABSENT = new Set(["", "nan", "unavailable", "unknown", "n/a", "none", "null"]);
+
+export function invalid(what: string): WattError {
+    return new WattError("PAYLOAD_INVALID", what);
+}
+
+/**
+ * A device's name as a reading can carry it.
+ * @throws WattError PAYLOAD_INVALID
+ */
+export function deviceName(name: unknown): string {
+    const text = typeof name === "string" || typeof name === "number" ? String(name).trim() : "";
+    if (text !== "" && text.length <= MAX_NAME && !/[/+#\p{C}]/u.test(text)) return text;
+    throw invalid(`The device has no usable name: up to ${MAX_NAME} characters, none of them /, + or #.`);
+}
+
+export function isObject(value: unknown): value is JsonObject {
+    return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** What stands at a key, where `from` is an object and has it itself. */
+export function own(from: unknown, key: string): unknown {
+    return isObject(from) && Object.hasOwn(from, key) ? from[key] : undefined;
+}
+
+/** A body as text, without the zero that ends a text in C. */
+export function textOf({ body }: Pick<Arrival, "body">): string {
+    return body.toString("utf8").replace(/\0+$/, "").trim();
+}
+
+/**
+ * @returns what the text says; NaN and infinity, which C's printf writes, are null.
+ * @throws WattError PAYLOAD_INVALID for no JSON, or one nested too deep.
+ */
+export function parseJson(text: string): unknown {
+    let parsed: unknown;
+    try {
+        parsed = JSON.parse(text);
+    } catch {
+        try {
+            parsed = JSON.parse(text.replaceAll(/([:[,]\s*)[-+]?(?:nan|inf(?:inity)?)(?=\s*[,}\]])/gi, "$1null"));
+        } catch {
+            throw invalid("The message is no JSON.");
+        }
+    }
+    if (isDeeper(parsed, MAX_DEPTH)) throw invalid(`The JSON is nested deeper than ${MAX_DEPTH} levels.`);
+    return parsed;
+}
+
+/** @throws WattError PAYLOAD_INVALID for anything but a JSON object. */
+export function parseJsonObject(text: string): JsonObject {
+    const parsed = parseJson(text);
+    if (isObject(parsed)) return parsed;
+    throw invalid("The message is no JSON object.");
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+    if (typeof value !== "object" || value === null) return false;
+    return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
+}
+
+/** A number, also as text; undefined for what stands for none; `decode` for anything else. */
+export function numberOf(value: unknown): number | "decode" | undefined {
+    if (typeof value === "number") return Number.isFinite(value) ? value : "decode";
+    if (value === null || value === undefined) return undefined;
+    if (typeof value !== "string") return "decode";
+    const text = value.trim();
+    if (NUMBER.test(text) && Number.isFinite(Number(text))) return Number(text);
+    return ABSENT.has(text.toLowerCase()) ? undefined : "decode";
+}
+
+/** The product without the dust of binary fractions: 1290.396 kWh are 1290396 Wh. */
+export function times(value: number, factor: number): number {
+    return factor === 1 ? value : Number((value * factor).toPrecision(15));
+}
+
+/** Ratios that some firmware gives as such and some in percent: no true one is as small as 1 %. */
+export function asRatio(raw: unknown): unknown {
+    const value = numberOf(raw);
+    return typeof value === "number" && Math.abs(value) > 1.005 ? times(value, 0.01) : value;
+}
+
+/**
+ * Seconds since 1970 as ms UTC; undefined for a clock that was not set.
+ */
+export function secondsOf(raw: unknown): number | undefined {
+    const value = numberOf(raw);
+    return typeof value === "number" ? trusted(Math.round(value * 1000)) : undefined;
+}
+
+/**
+ * A date and time in ISO 8601 as ms UTC, without a zone in `zone`; undefined for none, and for a clock that was not set. An hour that
+ * comes twice when summer time ends is the one nearer to `at`.
+ */
+export function timeOf(raw: unknown, zone: string, at: number): number | undefined {
+    if (typeof raw === "number") return secondsOf(raw);
+    if (typeof raw !== "string" || raw.length > 40) return undefined;
+    const time = DateTime.fromISO(raw.trim(), { zone });
+    if (!time.isValid) return undefined;
+    const hasZone = /(z|[+-]\d\d(:?\d\d)?)$/i.test(raw.trim().slice(10));
+    const candidates = (hasZone ? [time] : time.getPossibleOffsets()).map((candidate) => candidate.toMillis());
+    return trusted(candidates.reduce((best, ms) => (Math.abs(ms - at) < Math.abs(best - at) ? ms : best)));
+}
+
+function trusted(ms: number): number | undefined {
+    return Number.isSafeInteger(ms) && ms >= EARLIEST_TRUSTED_MS && ms <= 8.64e15 ? ms : undefined;
+}
+
+/** How many of the source's units one of the point is; undefined where the point has another kind of unit. */
+export function factorOf(unit: unknown, point: string): number | undefined {
+    const key = unitOf(point);
+    return typeof unit === "string" && key !== undefined ? unitText(unit)?.[key] : undefined;
+}
+
+/** Collects the values of one sample. */
+export class Values {
+    private readonly values: Record<string, PointValue> = {};
+    private readonly bad: Record<string, BadReason> = {};
+    private isEmpty = true;
+
+    /** @param factor Turns the value into the unit of the point; NaN where that is not possible. */
+    put(point: string, raw: unknown, factor = 1): void {
+        const value = numberOf(raw);
+        if (value === undefined) return;
+        this.isEmpty = false;
+        if (value === "decode") {
+            this.bad[point] = "decode";
+            return;
+        }
+        const inUnit = times(value, factor);
+        const key = unitOf(point);
+        const [min, max] = (key && LIMITS[key]) ?? [-Number.MAX_VALUE, Number.MAX_VALUE];
+        if (inUnit >= min && inUnit <= max) this.values[point] = inUnit + 0;
+        else this.bad[point] = "range";
+    }
+
+    /** What a table knows of an object. */
+    putAll(from: JsonObject, table: PointTable): void {
+        for (const key in table) {
+            const [point, factor] = table[key]!;
+            this.put(point, own(from, key), factor);
+        }
+    }
+
+    /** A number of which there is one for each phase: `name_unit` becomes `name_l1_unit` and so on. @returns what all add up to, if none is missing. */
+    putPhases(point: string, raws: readonly unknown[], factor = 1): number | undefined {
+        let sum: number | undefined = raws.length === 0 ? undefined : 0;
+        for (const [i, raw] of raws.entries()) {
+            const value = numberOf(raw);
+            sum = typeof value === "number" && sum !== undefined ? sum + value : undefined;
+            if (i < 3) this.put(phasePoint(point, i + 1), raw, factor);
+        }
+        return sum;
+    }
+
+    /** Marks what is there as not truly measured. */
+    markAll(reason: BadReason): void {
+        for (const point in this.values) this.bad[point] ??= reason;
+    }
+
+    /** The sample; none where there was no value, not even a broken one. */
+    sample(device: string, { retained }: Pick<Arrival, "retained">, more: Omit<Partial<DeviceSample>, "values" | "bad"> = {}): DeviceSample[] {
+        if (this.isEmpty) return [];
+        const { values, bad } = this;
+        return [{ device, ...more, values, ...(Object.keys(bad).length > 0 && { bad }), ...(retained && { stale: true }) }];
+    }
+}
+
+/** `ac_power_w` of phase 1 is `ac_power_l1_w`. */
+export function phasePoint(point: string, phase: number): string {
+    const unit = unitOf(point) ?? "";
+    return `${point.slice(0, -unit.length)}l${phase}_${unit}`;
+}
+
+/** What a message said: nothing where it holds no sample. */
+export function said(device: string, samples: DeviceSample[], unmapped: readonly string[] = []): Decoded[] {
+    if (samples.length === 0 && unmapped.length === 0) return [];
+    return [{ device, samples, ...(unmapped.length > 0 && { unmapped: unmapped.slice(0, 20).map((name) => name.slice(0, MAX_NAME)) }) }];
+}
+
+/** What is known of the devices seen last: of at least half as many as `most` says, and never of more, so that a flood of names fills no memory. */
+export class Recent<V> {
+    private young = new Map<string, V>();
+    private old = new Map<string, V>();
+
+    constructor(private readonly most = 1000) {}
+
+    get(key: string): V | undefined {
+        const value = this.young.get(key) ?? this.old.get(key);
+        if (value !== undefined && this.old.has(key)) this.set(key, value);
+        return value;
+    }
+
+    set(key: string, value: V): void {
+        this.old.delete(key);
+        this.young.set(key, value);
+        if (this.young.size * 2 < this.most) return;
+        this.old = this.young;
+        this.young = new Map();
+    }
+
+    delete(key: string): void {
+        this.young.delete(key);
+        this.old.delete(key);
+    }
+
+    get size(): number {
+        return this.young.size + this.old.size;
+    }
+}
+
+/** The levels of the topic behind the prefix; undefined for one that does not begin with it. */
+export function levelsBelow(topic: string | undefined, prefix: string): string[] | undefined {
+    if (topic === undefined) return undefined;
+    if (prefix === "") return topic.split("/");
+    return topic.startsWith(`${prefix}/`) ? topic.slice(prefix.length + 1).split("/") : undefined;
+}
+
+/** True for a topic that an MQTT filter takes (MQTT 3.1.1 §4.7). */
+export function matchesTopic(filter: string, topic: string): boolean {
+    const levels = topic.split("/");
+    const wanted = filter.split("/");
+    if (wanted.at(-1) === "#") return wanted.slice(0, -1).every((level, i) => level === "+" || level === levels[i]);
+    return wanted.length === levels.length && wanted.every((level, i) => level === "+" || level === levels[i]);
+}
