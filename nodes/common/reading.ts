@@ -28,6 +28,8 @@ export interface ReadingMeta {
     simulated?: boolean;
     /** Start of the device within which `seq` counts, where it says so. */
     boot?: number;
+    /** How a device that sends by itself told the time: its clock, its count since its start, the age it gave; `arrival` where not at all. */
+    time?: "device" | "uptime" | "age" | "arrival";
     /** The device's own Ed25519 signature, base64, kept as evidence (docs/evidence.md says of what). */
     signature?: string;
 }

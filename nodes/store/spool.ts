@@ -27,6 +27,8 @@ export interface SpoolOptions {
     maxBytes?: number;
     /** A segment goes when all of it is older; 30 days. */
     maxAgeMs?: number;
+    /** Gives up nothing that is not delivered, however much or old it is: beyond `maxBytes` the disk counts as full. */
+    keepAll?: boolean;
     /** Unit of deletion; 1 MB. */
     segmentBytes?: number;
     /** Most bytes (gzip) kept in memory while the disk takes no writes; 8 MB. */
@@ -131,6 +133,7 @@ export class Spool {
             commitEntries: limits.commitEntries ?? 500,
             maxBytes,
             maxAgeMs: limits.maxAgeMs ?? 30 * 86_400_000,
+            keepAll: limits.keepAll ?? false,
             segmentBytes: Math.min(limits.segmentBytes ?? 1024 * 1024, maxBytes / 4),
             memoryBytes: limits.memoryBytes ?? 8 * 1024 * 1024,
             retryMs: limits.retryMs ?? 5000,
@@ -427,7 +430,13 @@ export class Spool {
     // --- bounds
 
     private async keepWithin(bytes: number): Promise<void> {
-        while (this.log.segments.length > 0 && this.log.bytes + bytes > this.limits.maxBytes) await this.dropOldest("bytes");
+        const isOver = () => this.log.segments.length > 0 && this.log.bytes + bytes > this.limits.maxBytes;
+        if (this.limits.keepAll && isOver()) {
+            await this.removePassed();
+            if (isOver()) throw new WattError("SPOOL_FULL", "too much waits to be taken on");
+            return;
+        }
+        while (isOver()) await this.dropOldest("bytes");
     }
 
     private async dropOldest(reason: DropReason): Promise<void> {
@@ -444,7 +453,7 @@ export class Spool {
     private async makeRoom(): Promise<boolean> {
         try {
             if (await this.removePassed()) return true;
-            if (this.log.segments.length === 0 || !this.lock) return false;
+            if (this.log.segments.length === 0 || !this.lock || this.limits.keepAll) return false;
             await this.dropOldest("disk");
             return true;
         } catch {
@@ -459,7 +468,7 @@ export class Spool {
             const { created } = this.log.segments[1] ?? { created: 0 };
             return isClockSet(created) && created < cutoff;
         };
-        while (isOld()) await this.dropOldest("age");
+        while (!this.limits.keepAll && isOld()) await this.dropOldest("age");
     }
 
     private trim(): void {

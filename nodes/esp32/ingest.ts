@@ -1,0 +1,493 @@
+import { promisify } from "node:util";
+import { crc32, gunzip } from "node:zlib";
+import { isClockSet, systemClock, type Clock } from "../common/clock.js";
+import { errorText, WattError } from "../common/errors.js";
+import type { BadReason, PointValue, ReadingMessage, ReadingMeta } from "../common/reading.js";
+import type { StatusKind } from "../common/status.js";
+import { qualityOf } from "../common/totals.js";
+import { isPointName, LIMITS, unitOf } from "../common/units.js";
+import type { Deliver, SpoolRecord } from "../store/delivery.js";
+import type { Files } from "../store/files.js";
+import { Outbox } from "../store/outbox.js";
+import { isSeriesName } from "../store/series.js";
+import { type Kept, Spool } from "../store/spool.js";
+import { Devices } from "./devices.js";
+import { type DataEntry, decodeEntry, encodeEntry, type Entry, messageOf, type StoredReading } from "./entry.js";
+import type { Sender } from "./keys.js";
+import { checkShape, DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
+import type { Arrival, Decoded, Decoder, DeviceSample } from "./preset.js";
+import { timeOf } from "./time.js";
+
+const expand = promisify(gunzip);
+
+/** What became of a message whose data are on disk. */
+export interface Receipt {
+    /** Readings kept. */
+    accepted: number;
+    /** Messages that were kept before. */
+    duplicates: number;
+    /** Samples without a time that may be old. */
+    stale: number;
+    /** Values without a time that a later one of the same message took the place of. */
+    undated: number;
+}
+
+/** A message that was not taken, without any secret of its. */
+export interface Refusal {
+    code: string;
+    reason: string;
+    /** As far as it is known. */
+    device?: string;
+    via: Arrival["via"];
+    /** ms UTC. */
+    at: number;
+}
+
+/** What is shown of a device that sends, or tries to. */
+export interface SeenDevice {
+    device: string;
+    via: Arrival["via"];
+    /** Of its last message, ms UTC. */
+    at: number;
+    kept: number;
+    refused: number;
+    /** Code of the last refusal, while nothing was kept since. */
+    problem?: string;
+}
+
+export interface IngestOptions {
+    /** Of this node alone. */
+    folder: string;
+    site: string;
+    /** Of devices that do not say what they are. */
+    deviceClass?: string;
+    limits?: Partial<Limits>;
+    /** Longest wait for others to be written together, ms; a message waits no longer while the disk is idle. */
+    commitMs?: number;
+    maxBytes?: number;
+    /** Between attempts to write while the disk takes nothing, ms. */
+    retryMs?: number;
+    clock?: Clock;
+    files?: Files;
+    /** In the order of their arrival, once they are on disk. */
+    onReading(message: ReadingMessage): void;
+    onRefusal?(refusal: Refusal): void;
+    onWarning?(error: WattError): void;
+}
+
+/** The devices' state is written again after so many entries, or a day. */
+const STATE_ENTRIES = 20_000;
+const STATE_MS = 86_400_000;
+const STATE_LINE_DEVICES = 500;
+/** So many readings may wait for the flow. */
+const MOST_WAITING = 100_000;
+/** Handed to the flow at a time, so that others get their turn. */
+const BATCH_ENTRIES = 200;
+/** Names that only tried to send, to be shown beside the devices. */
+const MOST_UNKNOWN = 100;
+const LONGEST_NAME = 64;
+/** Where the spool's cursors are. */
+const FLOW = "flow";
+const STATE = "devices";
+
+/** Refusals that are the sender's own affair, and no sign that something is wrong. */
+const PASSING = new Set(["RATE_LIMITED", "STORE_DOWN", "STORE_BUSY", "CLOCK_NOT_SET"]);
+
+/**
+ * Takes what devices send, whichever way it came: limits, then sender, form, time, number, values; an answer only once it is on disk,
+ * and then to the flow, in order, again after a crash until it was handed on.
+ */
+export class Ingest {
+    /** Rejects with a WattError where the folder cannot be used. */
+    readonly ready: Promise<void>;
+    readonly limits: Limits;
+    /** Messages refused since the start. */
+    refused = 0;
+    private readonly spool: Spool;
+    private readonly devices: Devices;
+    private readonly rates: Rates;
+    private readonly clock: Clock;
+    private readonly listed = new Map<string, SeenDevice>();
+    private outbox: Outbox | undefined;
+    private isOpen = false;
+    /** On their way to the flow. */
+    private waiting = 0;
+    /** Kept in memory only, until the disk takes writes again. */
+    private limbo: DataEntry[] = [];
+    private sinceState = 0;
+    private stateAt: number;
+    /** Everything before this entry is in the last state that was begun. */
+    private stateFrom = 0;
+    private isStating = false;
+
+    constructor(private readonly options: IngestOptions) {
+        const { folder, limits, commitMs = 10, maxBytes = 64 * 1024 * 1024, retryMs = 2000, clock = systemClock, files } = options;
+        this.clock = clock;
+        this.limits = { ...DEFAULT_LIMITS, ...limits };
+        this.devices = new Devices(this.limits.devices, (error) => options.onWarning?.(error));
+        this.rates = new Rates(this.limits);
+        this.stateAt = clock.monotonic();
+        this.spool = new Spool({ folder, commitMs, commitEntries: 100, maxBytes, keepAll: true, retryMs, cursorMs: 5000, clock, after: leaving.get(folder), ...(files && { files }) });
+        this.spool.onChange(() => this.spoolChanged());
+        this.ready = this.open();
+        this.ready.catch(() => undefined);
+    }
+
+    /** Begins to hand readings to the flow, once it can take them. */
+    start(): void {
+        const { clock } = this;
+        this.outbox ??= new Outbox(this.spool, FLOW, this.deliver, { live: false, batchEntries: BATCH_ENTRIES, clock });
+        this.outbox.onChange(() => this.count());
+    }
+
+    /**
+     * Resolves once all that a message holds is on disk.
+     * @throws WattError PAYLOAD_INVALID, BODY_TOO_LARGE, DEVICE_FORBIDDEN, REPLAYED, DEVICE_TWICE, TOO_MANY_DEVICES, RATE_LIMITED,
+     * CLOCK_NOT_SET, STORE_DOWN, STORE_BUSY
+     */
+    async take(decoder: Decoder, arrival: Arrival, sender: Sender): Promise<Receipt> {
+        if (!this.isOpen) await this.ready;
+        const found: Decoded[] = [];
+        try {
+            this.checkStore();
+            found.push(...this.decode(decoder, arrival));
+            return await this.admit(found, arrival, sender);
+        } catch (error) {
+            throw this.refuse(error, arrival, found[0]?.device);
+        }
+    }
+
+    /** Counts and tells a message that was refused, here or before it came so far; what was thrown, as a WattError. */
+    refuse(error: unknown, { via, at }: Pick<Arrival, "via" | "at">, device?: string): WattError {
+        const known = error instanceof WattError ? error : new WattError("PAYLOAD_INVALID", "The message cannot be read.", { cause: error });
+        this.refused++;
+        const name = device?.slice(0, LONGEST_NAME);
+        const seen = name === undefined ? undefined : this.see(name, via, at);
+        if (seen) {
+            seen.refused++;
+            if (!PASSING.has(known.code)) seen.problem = known.code;
+        }
+        this.options.onRefusal?.({ code: known.code, reason: known.message, ...(name !== undefined && { device: name }), via, at });
+        return known;
+    }
+
+    /** Lets a device begin anew, with any start and number. */
+    async forget(device: string): Promise<void> {
+        await this.ready;
+        this.devices.forget(device);
+        this.listed.delete(device);
+        const kept = await this.spool.append(encodeEntry({ forget: device }), 1);
+        if (kept !== "disk") throw this.down();
+    }
+
+    /** Devices that sent or tried to, the last one first. */
+    seen(): SeenDevice[] {
+        return [...this.listed.values()].toReversed();
+    }
+
+    /** In at most 20 characters, what needs a person first. */
+    status(): { kind: StatusKind; text: string } {
+        const { state } = this.spool.stats();
+        if (state === "failed") return { kind: "error", text: "store unusable" };
+        if (state === "memory") return { kind: "error", text: "disk fails: 503" };
+        const all = [...this.listed.values()];
+        const [sending, troubled] = [all.filter(({ kept }) => kept > 0).length, all.filter(({ problem }) => problem !== undefined).length];
+        const text = `${sending} device${sending === 1 ? "" : "s"}`;
+        if (troubled > 0) return { kind: "warn", text: `${text}, ${troubled} refused` };
+        if (sending > 0) return { kind: "ok", text };
+        return this.refused > 0 ? { kind: "warn", text: `${Math.min(this.refused, 99_999)} refused` } : { kind: "idle", text: "no device yet" };
+    }
+
+    /** Hands on what it can within a second; what remains is handed on at the next start. */
+    async close(): Promise<void> {
+        this.isOpen = false;
+        const { folder } = this.options;
+        const ended = this.spool.ended.finally(() => {
+            if (leaving.get(folder) === ended) leaving.delete(folder);
+        });
+        leaving.set(folder, ended);
+        await this.spool.flush();
+        await this.outbox?.close();
+        await this.spool.close();
+    }
+
+    // --- admission
+
+    private checkStore(): void {
+        if (this.spool.stats().state !== "disk") throw this.down();
+        if (this.waiting > MOST_WAITING) throw new WattError("STORE_BUSY", "The flow is not done with what came before. Send it again later.");
+    }
+
+    private down(): WattError {
+        const { reason = "it is closing" } = this.spool.stats();
+        return new WattError("STORE_DOWN", `Nothing can be kept just now: ${reason.replace(/\.$/, "")}. Keep the data and send it again.`);
+    }
+
+    private decode(decoder: Decoder, arrival: Arrival): Decoded[] {
+        const { bodyBytes, samples } = this.limits;
+        const { body } = arrival;
+        if (body.length > bodyBytes) throw new WattError("BODY_TOO_LARGE", `The message has more than ${bodyBytes} bytes: send fewer samples at a time.`);
+        const first = body.find((byte) => byte > 0x20);
+        if (first === 0x7b || first === 0x5b) checkShape(body, this.limits);
+        const found = decoder.decode(arrival);
+        const count = found.reduce((sum, { samples: list }) => sum + list.length, 0);
+        if (count > samples) throw new WattError("PAYLOAD_INVALID", `The message has more than ${samples} samples: send fewer at a time.`);
+        return found;
+    }
+
+    private async admit(found: Decoded[], arrival: Arrival, sender: Sender): Promise<Receipt> {
+        const receipt: Receipt = { accepted: 0, duplicates: 0, stale: 0, undated: 0 };
+        const sum = found.length > 0 ? crc32(arrival.body) : 0;
+        const entries: DataEntry[] = [];
+        const repeated: Promise<Kept>[] = [];
+        /** By device: one message may tell of it in several parts. */
+        const own = new Map<string, DataEntry>();
+        for (const decoded of found) {
+            const { device } = decoded;
+            this.checkSender(decoded, sender);
+            const wait = this.rates.take(device, this.clock.monotonic());
+            if (wait > 0) throw new RateLimited(device, wait);
+            const { boot, seq } = numberOf(decoded, sender);
+            const admission = this.devices.admit(device, boot, seq, sum);
+            if (admission.kind === "duplicate") {
+                receipt.duplicates++;
+                if (admission.kept) repeated.push(admission.kept);
+                continue;
+            }
+            const simulated = this.devices.isSimulated(device, decoded.simulated === true);
+            const base = { boot, seq: seq ?? this.devices.count(device), simulated };
+            const readings = this.readings(decoded, arrival, base, receipt);
+            receipt.accepted += readings.length;
+            if (readings.length === 0 && boot === undefined) continue;
+            const part = own.get(device);
+            if (part?.boot === boot && part?.seq === seq && part) {
+                part.readings.push(...readings);
+                continue;
+            }
+            const entry: DataEntry = { device, ...(boot !== undefined && seq !== undefined && { boot, seq, sum }), ...(simulated && { simulated }), readings };
+            own.set(device, entry);
+            entries.push(entry);
+        }
+        const isKept = entries.length === 0 || (await this.keep(entries)) === "disk";
+        const before = await Promise.all(repeated);
+        if (!isKept || (before.includes("memory") && this.spool.stats().state !== "disk")) throw this.down();
+        for (const { device } of found) this.note(device, arrival);
+        return receipt;
+    }
+
+    private checkSender({ device, samples }: Decoded, sender: Sender): void {
+        for (const name of [device, ...samples.map((sample) => sample.device)]) {
+            if (name === "" || name.length > LONGEST_NAME || !isSeriesName(name)) throw new WattError("PAYLOAD_INVALID", `A device's name has 1 to ${LONGEST_NAME} characters, and no slash.`);
+        }
+        if (!sender.maySend(device)) throw new WattError("DEVICE_FORBIDDEN", `${device} does not belong to the key of ${sender.name}: each device sends with its own.`);
+        const other = samples.find((sample) => sample.device !== device && !sample.device.startsWith(`${device}-`) && !sender.maySend(sample.device));
+        if (other) throw new WattError("DEVICE_FORBIDDEN", `${other.device} does not belong to ${device}, which sent it.`);
+    }
+
+    private readings({ samples, up }: Decoded, arrival: Arrival, { boot, seq, simulated }: { boot: number | undefined; seq: number; simulated: boolean }, receipt: Receipt): StoredReading[] {
+        const readings: StoredReading[] = [];
+        /** The reading of a device that has no time but that of its arrival: there is one of them. */
+        const arrived = new Map<string, StoredReading>();
+        for (const sample of samples) {
+            const time = timeOf(sample, up, arrival);
+            if (!time) {
+                receipt.stale++;
+                continue;
+            }
+            if (time.source !== "device" && !isClockSet(arrival.at)) {
+                throw new WattError("CLOCK_NOT_SET", "The clock of this computer is not set yet, and the message has no time of its own. Keep the data and send it again.");
+            }
+            const { values, bad } = checked(sample);
+            const before = time.source === "arrival" && sample.signature === undefined ? arrived.get(sample.device) : undefined;
+            if (before) {
+                receipt.undated += Object.keys(values).filter((point) => point in before[1]).length;
+                before[1] = { ...before[1], ...values };
+                if (Object.keys(bad).length > 0) before[2].bad = { ...before[2].bad, ...bad };
+                before[2].quality = qualityOf({ values: before[1], bad: before[2].bad ?? {} });
+                continue;
+            }
+            const meta: ReadingMeta = {
+                site: this.options.site,
+                device: sample.device,
+                class: sample.class ?? this.options.deviceClass ?? "generic",
+                seq,
+                quality: qualityOf({ values, bad }),
+                ...(Object.keys(bad).length > 0 && { bad }),
+                ...(simulated && { simulated }),
+                ...(boot !== undefined && { boot }),
+                ...(sample.signature !== undefined && { signature: sample.signature }),
+                time: time.source,
+            };
+            const reading: StoredReading = [time.at, values, meta];
+            readings.push(reading);
+            if (time.source === "arrival") arrived.set(sample.device, reading);
+        }
+        return readings;
+    }
+
+    private async keep(entries: DataEntry[]): Promise<Kept> {
+        const kept = this.spool.append(entries.map(encodeEntry).join(""), entries.length);
+        for (const entry of entries) this.devices.claim(entry.device, entry, kept);
+        this.sinceState += entries.length;
+        try {
+            const where = await kept;
+            if (where === "disk") for (const entry of entries) this.devices.settle(entry, true);
+            else this.limbo.push(...entries);
+            return where;
+        } catch (error) {
+            for (const entry of entries) this.devices.settle(entry, false);
+            throw new WattError("STORE_DOWN", `Nothing can be kept just now: ${errorText(error)}`, { cause: error });
+        }
+    }
+
+    // --- what is shown
+
+    private see(device: string, via: Arrival["via"], at: number): SeenDevice {
+        const seen = this.listed.get(device) ?? { device, via, at, kept: 0, refused: 0 };
+        this.listed.delete(device);
+        if (this.listed.size >= this.limits.devices + MOST_UNKNOWN) this.unlist();
+        this.listed.set(device, seen);
+        return Object.assign(seen, { via, at });
+    }
+
+    /** The longest silent one goes, one that never sent anything first. */
+    private unlist(): void {
+        let oldest: string | undefined;
+        for (const { device, kept } of this.listed.values()) {
+            oldest ??= device;
+            if (kept > 0) continue;
+            oldest = device;
+            break;
+        }
+        if (oldest !== undefined) this.listed.delete(oldest);
+    }
+
+    private note(device: string, { via, at }: Arrival): void {
+        const seen = this.see(device, via, at);
+        seen.kept++;
+        delete seen.problem;
+    }
+
+    // --- the spool
+
+    private async open(): Promise<void> {
+        try {
+            await this.spool.ready;
+            await this.restore();
+        } catch (error) {
+            throw new WattError("STORE_DOWN", `Nothing can be kept: ${errorText(error)}`, { cause: error });
+        }
+        this.isOpen = true;
+        this.count();
+    }
+
+    /** Learns from the spool what each device has sent. */
+    private async restore(): Promise<void> {
+        const { spool } = this;
+        const cursor = spool.cursor(STATE);
+        for (let at = cursor.done.end; at < spool.end; ) {
+            const batch = await spool.read(at, { until: spool.end, entries: 5000, bytes: 1024 * 1024 });
+            for (const entry of await entriesOf(batch.records)) this.devices.restore(entry);
+            if (batch.to === at) break;
+            at = batch.to;
+        }
+        this.stateFrom = cursor.done.end;
+        this.sinceState = spool.end - this.stateFrom;
+    }
+
+    private spoolChanged(): void {
+        this.count();
+        if (this.spool.stats().state !== "disk") return;
+        for (const entry of this.limbo.splice(0)) this.devices.settle(entry, true);
+        if (this.isOpen && !this.isStating && this.sinceState > 0 && this.isStateDue()) this.writeState();
+    }
+
+    private count(): void {
+        if (this.isOpen) this.waiting = this.spool.pending(this.spool.cursor(FLOW)).entries;
+    }
+
+    private isStateDue(): boolean {
+        return this.sinceState >= STATE_ENTRIES || this.clock.monotonic() - this.stateAt >= STATE_MS;
+    }
+
+    /**
+     * Writes the state of all devices behind the data. What stands before the last state that was begun is no longer needed: when this one is on
+     * disk all of it has been settled.
+     */
+    private writeState(): void {
+        const { spool } = this;
+        const passed = this.stateFrom;
+        const states = this.devices.states();
+        const lines: string[] = [];
+        for (let i = 0; i < states.length; i += STATE_LINE_DEVICES) lines.push(encodeEntry({ state: states.slice(i, i + STATE_LINE_DEVICES) }));
+        this.stateFrom = spool.end;
+        this.sinceState = 0;
+        this.stateAt = this.clock.monotonic();
+        if (lines.length === 0) return;
+        this.isStating = true;
+        spool.append(lines.join(""), lines.length).then(
+            (kept) => {
+                this.isStating = false;
+                if (kept === "disk") spool.acknowledge(spool.cursor(STATE), 0, passed);
+            },
+            () => {
+                this.isStating = false;
+            },
+        );
+    }
+
+    /** Hands readings to the flow. */
+    private readonly deliver: Deliver = async (records) => {
+        const entries = await entriesOf(records);
+        for (const entry of entries) {
+            if (!("readings" in entry)) continue;
+            for (const reading of entry.readings) this.options.onReading(messageOf(reading));
+        }
+        return { kind: "delivered" };
+    };
+}
+
+/** Too many messages of one device; `afterMs` tells when there may be another. */
+export class RateLimited extends WattError {
+    constructor(
+        device: string,
+        readonly afterMs: number,
+    ) {
+        super("RATE_LIMITED", `${device} sends too often: send several samples in one message, or raise the rate in the dialog of the node.`);
+    }
+}
+
+/** Folders that a slow disk has not given back yet. */
+const leaving = new Map<string, Promise<void>>();
+
+/** A message's number as it is signed, else as it says; both where both are there, and then they are the same. */
+function numberOf({ boot, seq }: Decoded, sender: Sender): { boot: number | undefined; seq: number | undefined } {
+    if (sender.boot === undefined) return { boot, seq };
+    if (boot !== undefined && (boot !== sender.boot || seq !== sender.seq)) throw new WattError("PAYLOAD_INVALID", "boot and seq of the message are not those of its signature.");
+    return { boot: sender.boot, seq: sender.seq };
+}
+
+/** Values that can be true; of the others, why not. */
+function checked(sample: DeviceSample): { values: Record<string, PointValue>; bad: Record<string, BadReason> } {
+    const values: Record<string, PointValue> = {};
+    const bad: Record<string, BadReason> = { ...sample.bad };
+    for (const [point, value] of Object.entries(sample.values)) {
+        if (!isPointName(point)) throw new WattError("PAYLOAD_INVALID", `Point name "${point.slice(0, 50)}" must be snake_case and end in its unit.`);
+        if (typeof value === "string") {
+            values[point] = value;
+            continue;
+        }
+        const unit = unitOf(point);
+        const range = unit && LIMITS[unit];
+        if (!Number.isFinite(value)) bad[point] = "decode";
+        else if (range && (value < range[0] || value > range[1])) bad[point] = "range";
+        else values[point] = value;
+    }
+    return { values, bad };
+}
+
+async function entriesOf(records: SpoolRecord[]): Promise<Entry[]> {
+    if (records.length === 0) return [];
+    const text = (await expand(Buffer.concat(records.map(({ body }) => body)))).toString();
+    return text.split("\n").flatMap((line) => (line === "" ? [] : (decodeEntry(line) ?? [])));
+}

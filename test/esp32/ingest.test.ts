@@ -1,0 +1,325 @@
+import assert from "node:assert/strict";
+import { createHmac, createHash } from "node:crypto";
+import { connect } from "node:net";
+import { gzipSync, deflateSync } from "node:zlib";
+import fc from "fast-check";
+import { hmacOf } from "../../dist/esp32/keys.js";
+import { native } from "../../dist/esp32/presets/native.js";
+import { BROKER } from "../../dist/esp32/keys.js";
+import { FaultyFiles } from "../store/faulty-files.js";
+import { envelope, IngestRig, KEY, PATH } from "./rig.js";
+
+const TS = Date.now() - 60_000;
+
+describe("ingest over HTTP", () => {
+    let rig: IngestRig;
+    beforeEach(() => {
+        rig = new IngestRig();
+    });
+    afterEach(() => rig.close());
+
+    it("keeps what a device posts and hands it on as a reading", async () => {
+        await rig.open();
+        const { status, body } = await rig.post(envelope(7, { class: "meter", ts: TS, s: [{ ac_power_w: 12.5, ac_energy_export_wh: 1000, state: "on", ac_voltage_v: null }] }));
+        assert.deepEqual([status, body], [200, { ok: true, accepted: 1, duplicates: 0, stale: 0, undated: 0 }]);
+        const [reading] = await rig.read(1);
+        assert.deepEqual(reading, {
+            topic: "home/esp1",
+            payload: { ac_power_w: 12.5, ac_energy_export_wh: 1000, state: "on" },
+            timestamp: TS,
+            reading: { site: "home", device: "esp1", class: "meter", seq: 7, quality: "good", boot: 3, time: "device" },
+        });
+    });
+
+    it("dates buffered samples by what the device counted", async () => {
+        await rig.open();
+        const before = Date.now();
+        await rig.post(envelope(1, { up: 90_000, s: [{ up: 30_000, ac_power_w: 1 }, { up: 60_000, ac_power_w: 2 }, { up: 90_000, ac_power_w: 3 }] }));
+        const after = Date.now();
+        const times = (await rig.read(3)).map(({ timestamp }) => timestamp);
+        for (const [i, age] of [60_000, 30_000, 0].entries()) assert.ok(times[i]! >= before - age && times[i]! <= after - age);
+        assert.ok(rig.readings.every(({ reading }) => reading.time === "uptime" && reading.quality === "good"));
+    });
+
+    it("acknowledges a blind retry and keeps it once, also after a restart", async () => {
+        await rig.open();
+        const message = envelope(1);
+        assert.equal((await rig.post(message)).body["accepted"], 1);
+        assert.deepEqual((await rig.post(message)).body, { ok: true, accepted: 0, duplicates: 1, stale: 0, undated: 0 });
+        await rig.read(1);
+        await rig.shut();
+        await rig.open();
+        assert.equal((await rig.post(message)).body["duplicates"], 1);
+        assert.equal((await rig.post(envelope(2))).body["accepted"], 1);
+        await rig.read(2);
+        assert.deepEqual(rig.readings.map(({ payload }) => payload["ac_power_w"]), [1, 2]);
+    });
+
+    it("refuses a replay of an older start, and says what to do when it counts on", async () => {
+        await rig.open();
+        await rig.post(envelope(1, { boot: 4 }));
+        const codes: unknown[] = [];
+        for (const seq of [100, 101, 102]) {
+            const { status, body } = await rig.post(envelope(seq, { boot: 3 }));
+            assert.equal(status, 409);
+            codes.push(body["error"]);
+        }
+        assert.deepEqual(codes, ["REPLAYED", "REPLAYED", "DEVICE_TWICE"]);
+        assert.deepEqual(rig.warnings, ["DEVICE_TWICE"]);
+        await rig.ingest.forget("esp1");
+        assert.equal((await rig.post(envelope(103, { boot: 3 }))).status, 200);
+        await rig.shut();
+        await rig.open();
+        assert.equal((await rig.post(envelope(104, { boot: 3 }))).status, 200);
+    });
+
+    it("tells two devices under one name by the same number with another content", async () => {
+        await rig.open();
+        await rig.post(envelope(1));
+        const { status, body } = await rig.post(envelope(1, { s: [{ ac_power_w: 99 }] }));
+        assert.deepEqual([status, body["error"]], [409, "DEVICE_TWICE"]);
+        assert.match(String(body["message"]), /name and a key of its own/);
+    });
+
+    it("takes the right key only, and lets no device send as another", async () => {
+        rig.keys.push({ device: "esp2", secret: "other-key" }, { device: "emon-*", secret: "family-key" });
+        await rig.open();
+        const cases: [object, Record<string, string>, number, string][] = [
+            [envelope(1), {}, 401, "KEY_MISSING"],
+            [envelope(1), { authorization: "Bearer wrong" }, 401, "KEY_WRONG"],
+            [envelope(1), { authorization: "Bearer other-key" }, 403, "DEVICE_FORBIDDEN"],
+            [{ ...envelope(1), id: "emon-1" }, { authorization: "Bearer other-key" }, 403, "DEVICE_FORBIDDEN"],
+            [{ ...envelope(1), id: "esp3" }, { authorization: "Bearer family-key" }, 403, "DEVICE_FORBIDDEN"],
+        ];
+        for (const [body, headers, status, code] of cases) {
+            const answer = await rig.post(body, headers);
+            assert.deepEqual([answer.status, answer.body["error"]], [status, code]);
+        }
+        assert.equal((await rig.post({ ...envelope(1), id: "emon-1" }, { authorization: "Bearer family-key" })).status, 200);
+        const basic = Buffer.from(`esp1:${KEY}`).toString("base64");
+        assert.equal((await rig.post(envelope(1), { authorization: `Basic ${basic}` })).status, 200);
+        assert.deepEqual(rig.ingest.seen().find(({ device }) => device === "esp3")?.problem, "DEVICE_FORBIDDEN");
+        assert.doesNotMatch(JSON.stringify(rig.refusals), /wrong|other-key|family-key/);
+    });
+
+    it("takes a stranger where that is allowed, but not under the name of a device with a key", async () => {
+        rig.allowsStrangers = true;
+        await rig.open();
+        assert.equal((await rig.post({ ...envelope(1), id: "free" }, {})).status, 200);
+        assert.equal((await rig.post(envelope(1), {})).status, 403);
+    });
+
+    it("takes a signed request, and none whose path, number, body or signature is another", async () => {
+        await rig.open();
+        const body = Buffer.from(JSON.stringify({ ...envelope(5) }));
+        const request = { method: "POST", path: PATH, boot: 3, seq: 5, body };
+        const signed = (mac: string, more: object = {}) => ({ "x-wl-device": "esp1", "x-wl-boot": "3", "x-wl-seq": "5", "x-wl-signature": mac, ...more });
+        // As a sketch makes it.
+        const text = `POST|${PATH}|3|5|${createHash("sha256").update(body).digest("hex")}`;
+        const mac = createHmac("sha256", KEY).update(text).digest("hex");
+        assert.equal(mac, hmacOf(KEY, request));
+        for (const changes of [{ method: "GET" }, { path: "/other" }, { boot: 4 }, { seq: 6 }, { body: Buffer.concat([body, Buffer.from(" ")]) }]) {
+            assert.equal((await rig.post(body, signed(hmacOf(KEY, { ...request, ...changes })))).status, 401);
+        }
+        assert.equal((await rig.post(body, signed(mac, { "x-wl-seq": "6" }))).status, 401);
+        assert.equal((await rig.post(body, signed(mac.slice(1)))).status, 401);
+        assert.equal((await rig.post(body, signed(mac, { "x-wl-boot": "x" }))).status, 400);
+        assert.equal((await rig.post(body, signed(mac, { "x-wl-device": "esp9" }))).status, 401);
+        assert.equal((await rig.post(body, signed(mac))).status, 200);
+        assert.equal((await rig.post(body, signed(mac))).body["duplicates"], 1);
+        // Signed, but of another number than it says inside.
+        const other = Buffer.from(JSON.stringify(envelope(9)));
+        assert.equal((await rig.post(other, signed(hmacOf(KEY, { ...request, body: other })))).status, 400);
+    });
+
+    it("reads gzip and deflate, and no bomb", async () => {
+        await rig.open({ limits: { bodyBytes: 4096 } });
+        const headers = { authorization: `Bearer ${KEY}` };
+        assert.equal((await rig.post(gzipSync(JSON.stringify(envelope(1))), { ...headers, "content-encoding": "gzip" })).status, 200);
+        assert.equal((await rig.post(deflateSync(JSON.stringify(envelope(2))), { ...headers, "content-encoding": "deflate" })).status, 200);
+        assert.equal((await rig.post(gzipSync(Buffer.alloc(5_000_000, 0x20)), { ...headers, "content-encoding": "gzip" })).status, 413);
+        assert.equal((await rig.post(JSON.stringify(envelope(3)), { ...headers, "content-encoding": "gzip" })).status, 400);
+        assert.equal((await rig.post(JSON.stringify(envelope(3)), { ...headers, "content-encoding": "br" })).status, 415);
+    });
+
+    it("keeps to its limits", async () => {
+        await rig.open({ limits: { bodyBytes: 20_000, ratePerS: 0.001, burst: 8 } });
+        const sample = { ac_power_w: 1, up: 1 };
+        const nested = (levels: number) => `${'{"a":'.repeat(levels)}1${"}".repeat(levels)}`;
+        const cases: [string | object, number][] = [
+            [Buffer.alloc(20_001, 0x20).toString(), 413],
+            [envelope(1, { s: Array.from({ length: 501 }, () => sample) }), 400],
+            [envelope(1, { s: [Object.fromEntries(Array.from({ length: 201 }, (_, i) => [`p${i}_w`, 1]))] }), 400],
+            [nested(6), 400],
+            ["[".repeat(10_000), 400],
+            [envelope(1, { s: Array.from({ length: 500 }, () => sample) }), 200],
+        ];
+        for (const [body, status] of cases) assert.equal((await rig.post(body)).status, status);
+        for (let seq = 2; seq <= 8; seq++) assert.equal((await rig.post(envelope(seq))).status, 200);
+        const { status, headers } = await rig.post(envelope(9));
+        assert.equal(status, 429);
+        assert.equal(headers.get("retry-after"), "1000");
+    });
+
+    it("slows down who tries keys", async () => {
+        await rig.open();
+        const statuses: number[] = [];
+        for (let i = 0; i < 25; i++) statuses.push((await rig.post(envelope(1), { authorization: `Bearer ${i}` })).status);
+        assert.deepEqual([statuses[0], statuses.at(-1)], [401, 429]);
+        assert.equal((await rig.post(envelope(1))).status, 200);
+    });
+
+    it("ends a body that drips, without keeping anything of it", async () => {
+        await rig.open({}, { bodyMs: 50 });
+        const socket = connect(rig.port, "127.0.0.1");
+        socket.write(`POST ${PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${KEY}\r\nContent-Length: 500\r\n\r\n{"v":1,`);
+        let answer = "";
+        for await (const chunk of socket.setEncoding("utf8")) answer += String(chunk);
+        assert.match(answer, /^HTTP\/1\.1 408 [\s\S]*BODY_SLOW/);
+    });
+
+    it("answers 503 while the disk takes nothing, and takes the same again when it does", async () => {
+        const files = new FaultyFiles();
+        await rig.open({ files, retryMs: 10 });
+        assert.equal((await rig.post(envelope(1))).status, 200);
+        files.fault = (operation) => (operation.startsWith("handle.writev") || operation === "handle.datasync" ? "ENOSPC" : undefined);
+        for (const seq of [2, 2, 3]) {
+            const { status, headers, body } = await rig.post(envelope(seq));
+            assert.equal(status, 503);
+            assert.ok(Number(headers.get("retry-after")) > 0);
+            assert.match(String(body["message"]), /disk is full/);
+        }
+        assert.deepEqual(rig.ingest.status(), { kind: "error", text: "disk fails: 503" });
+        files.fault = () => undefined;
+        let again = await rig.post(envelope(2));
+        while (again.status === 503) again = await rig.post(envelope(2));
+        assert.deepEqual([again.status, again.body["duplicates"]], [200, 1]);
+        assert.equal((await rig.post(envelope(3))).body["accepted"], 1);
+        await rig.read(3);
+        await rig.shut();
+        // Read back from the disk itself: each is there.
+        await rig.open();
+        for (const seq of [1, 2, 3]) assert.equal((await rig.post(envelope(seq))).body["duplicates"], 1);
+    });
+
+    it("never makes a real device of one that said it was simulated", async () => {
+        await rig.open();
+        await rig.post(envelope(1, { sim: true }));
+        await rig.post(envelope(2));
+        await rig.read(2);
+        await rig.shut();
+        await rig.open();
+        await rig.post(envelope(3, { sim: false }));
+        assert.deepEqual((await rig.read(3)).map(({ reading }) => reading.simulated), [true, true, true]);
+    });
+
+    it("leaves out what cannot be true, with its reason", async () => {
+        await rig.open();
+        await rig.post(envelope(1, { s: [{ ac_power_w: 5, ac_frequency_hz: 5000 }] }));
+        const [reading] = await rig.read(1);
+        assert.deepEqual([reading!.payload, reading!.reading.bad, reading!.reading.quality], [{ ac_power_w: 5 }, { ac_frequency_hz: "range" }, "uncertain"]);
+    });
+
+    it("says what is wrong with a message", async () => {
+        await rig.open();
+        const cases: [string | object, RegExp][] = [
+            ["", /no JSON/],
+            ["[]", /must be an object/],
+            [envelope(1, { v: 2 }), /v must be 1/],
+            [envelope(1, { id: undefined }), /name, is missing/],
+            [envelope(1, { id: "a/b" }), /no slash/],
+            [envelope(1, { boot: undefined }), /belong together/],
+            [envelope(1, { seq: 1.5 }), /whole number/],
+            [envelope(1, { s: [{ Power: 1 }] }), /snake_case/],
+            [envelope(1, { s: [{ ac_power_w: "1" }] }), /must be a number/],
+            [envelope(1, { s: [] }), /list of samples/],
+        ];
+        for (const [body, pattern] of cases) {
+            const { status, body: answer } = await rig.post(body);
+            assert.equal(status, 400);
+            assert.match(String(answer["message"]), pattern);
+        }
+        assert.equal((await fetch(rig.url)).status, 405);
+        assert.equal((await fetch(`${rig.url}/nothing`)).status, 404);
+    });
+
+    it("hands on again after a crash what was not handed on, and remembers every number", async () => {
+        const files = new FaultyFiles();
+        await rig.open({ files });
+        const posts = Array.from({ length: 200 }, (_, i) => rig.post(envelope(i, { ts: TS + i, s: [{ ac_power_w: i }] })));
+        const taken = (await Promise.all(posts)).flatMap(({ status }, seq) => (status === 200 ? [seq] : []));
+        files.kill();
+        await files.powerCut(0.3);
+        await rig.shut();
+        const before = rig.readings.splice(0);
+        await rig.open();
+        for (const seq of taken) assert.equal((await rig.post(envelope(seq, { ts: TS + seq, s: [{ ac_power_w: seq }] }))).body["accepted"], seq > taken.at(-1)! - 64 ? 0 : undefined);
+        await rig.post(envelope(1000, { s: [{ ac_power_w: 1000 }] }));
+        while (rig.readings.at(-1)?.payload["ac_power_w"] !== 1000) await rig.read(rig.readings.length + 1);
+        const identities = new Set([...before, ...rig.readings].map(({ timestamp, payload }) => `${timestamp} ${payload["ac_power_w"]}`));
+        for (const seq of taken) assert.ok(identities.has(`${TS + seq} ${seq}`));
+        assert.equal(identities.size, taken.length + 1);
+    });
+});
+
+describe("ingest over MQTT", () => {
+    it("binds a device to its topic", async () => {
+        const rig = new IngestRig();
+        try {
+            await rig.open();
+            const decoder = native.createDecoder({ prefix: "plant", zone: "UTC" });
+            const take = (topic: string, message: object) => rig.ingest.take(decoder, { via: "mqtt", topic, body: Buffer.from(JSON.stringify(message)), retained: false, at: Date.now() }, BROKER);
+            assert.equal((await take("plant/esp1/data", envelope(1))).accepted, 1);
+            await assert.rejects(take("plant/esp2/data", envelope(2)), { code: "PAYLOAD_INVALID" });
+            await assert.rejects(take("other/esp1/data", envelope(2)), { code: "PAYLOAD_INVALID" });
+            assert.equal((await take("plant/esp2/data", { ...envelope(2), id: undefined })).accepted, 1);
+        } finally {
+            await rig.close();
+        }
+    });
+});
+
+describe("ingest of anything", () => {
+    it("takes every message for what it is or refuses it, and neither throws nor keeps anything else", async function () {
+        this.timeout(20_000);
+        const rig = new IngestRig();
+        try {
+            await rig.open({ limits: { ratePerS: 1e6, burst: 1e6 } });
+            const decoder = native.createDecoder({ prefix: "", zone: "UTC" });
+            const valid = fc.record({ v: fc.constant(1), id: fc.constantFrom("esp1", "esp2"), boot: fc.nat(3), seq: fc.nat(100), up: fc.nat(), s: fc.array(fc.record({ ac_power_w: fc.oneof(fc.double(), fc.constant(null)), ts: fc.oneof(fc.nat(), fc.constant(TS)) }), { minLength: 1, maxLength: 3 }) });
+            const cut = fc.tuple(valid, fc.nat(400)).map(([message, at]) => Buffer.from(JSON.stringify(message)).subarray(0, at));
+            const flipped = fc.tuple(valid, fc.nat(400), fc.nat(255)).map(([message, at, byte]) => {
+                const bytes = Buffer.from(JSON.stringify(message));
+                bytes[at % bytes.length] = byte;
+                return bytes;
+            });
+            const bodies = fc.oneof(
+                valid.map((message) => Buffer.from(JSON.stringify(message))),
+                cut,
+                flipped,
+                fc.json().map((text) => Buffer.from(text)),
+                fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes)),
+            );
+            await fc.assert(
+                fc.asyncProperty(bodies, async (body) => {
+                    const before = rig.readings.length;
+                    let accepted = 0;
+                    try {
+                        ({ accepted } = await rig.ingest.take(decoder, { via: "http", body, retained: false, at: Date.now() }, BROKER));
+                    } catch (error) {
+                        assert.match((error as { code: string }).code, /^(PAYLOAD_INVALID|REPLAYED|DEVICE_TWICE)$/);
+                    }
+                    await rig.read(before + accepted);
+                    assert.equal(rig.readings.length, before + accepted);
+                    for (const { timestamp, payload } of rig.readings.slice(before)) {
+                        assert.ok(timestamp > Date.UTC(2024, 0) && timestamp <= Date.now() + 300_000);
+                        for (const value of Object.values(payload)) assert.ok(typeof value === "string" || Math.abs(value) <= 1e9);
+                    }
+                }),
+                { numRuns: 500 },
+            );
+        } finally {
+            await rig.close();
+        }
+    });
+});
