@@ -2,8 +2,9 @@ import { z } from "zod";
 import { parseConfig } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { isPointName, unitOf } from "../common/units.js";
+import { matches } from "../mqtt/topics.js";
 import type { Arrival, DeviceSample, MappedPoint, Mapping } from "./preset.js";
-import { deviceName, factorOf, invalid, isObject, matchesTopic, own, timeOf, Values } from "./values.js";
+import { deviceName, factorOf, invalid, isObject, own, timeOf, Values } from "./values.js";
 
 const pointSchema = z
     .strictObject({
@@ -67,7 +68,7 @@ export function mappedFactor({ point, unit, scale = 1 }: MappedPoint): number {
 
 /** True for an entry that a message of this topic can hold. */
 export function fits({ topic }: MappedPoint, arrival: Pick<Arrival, "topic">): boolean {
-    return topic === undefined || (arrival.topic !== undefined && matchesTopic(topic, arrival.topic));
+    return topic === undefined || (arrival.topic !== undefined && matches(topic, arrival.topic));
 }
 
 /**

@@ -231,11 +231,3 @@ export function levelsBelow(topic: string | undefined, prefix: string): string[]
     if (prefix === "") return topic.split("/");
     return topic.startsWith(`${prefix}/`) ? topic.slice(prefix.length + 1).split("/") : undefined;
 }
-
-/** True for a topic that an MQTT filter takes (MQTT 3.1.1 §4.7). */
-export function matchesTopic(filter: string, topic: string): boolean {
-    const levels = topic.split("/");
-    const wanted = filter.split("/");
-    if (wanted.at(-1) === "#") return wanted.slice(0, -1).every((level, i) => level === "+" || level === levels[i]);
-    return wanted.length === levels.length && wanted.every((level, i) => level === "+" || level === levels[i]);
-}

@@ -1,11 +1,8 @@
-import { inflateSync } from "node:zlib";
 import { mappedName } from "../mapping.js";
 import { guessPoint } from "../names.js";
 import type { Arrival, Decoded, Preset, PresetOptions } from "../preset.js";
 import { deviceName, invalid, isObject, type JsonObject, levelsBelow, numberOf, own, parseJson, said, textOf, timeOf, Values } from "../values.js";
 
-/** What a compressed request may hold, bytes. */
-const MAX_INFLATED = 256 * 1024;
 const MAX_ITEMS = 500;
 
 /**
@@ -65,18 +62,11 @@ function bulk(fields: URLSearchParams, arrival: Arrival, options: PresetOptions)
     });
 }
 
-/** What the path says of the query, or a form in the body, compressed with `cb=1`; a body that is JSON alone is `fulljson`. */
+/** What the path says of the query, or a form in the body; a body that is JSON alone is `fulljson`. */
 function parameters(arrival: Arrival): URLSearchParams {
     const fields = new URLSearchParams(arrival.query);
     if (arrival.body.length === 0) return fields;
-    let text = textOf(arrival);
-    if (fields.get("cb") === "1") {
-        try {
-            text = inflateSync(arrival.body, { maxOutputLength: MAX_INFLATED }).toString("utf8");
-        } catch {
-            throw invalid("The body is not compressed as cb=1 says, or too large.");
-        }
-    }
+    const text = textOf(arrival);
     if (/^[[{]/.test(text)) fields.set(text.startsWith("[") ? "data" : "fulljson", text);
     else for (const [key, value] of new URLSearchParams(text)) fields.set(key, value);
     return fields;
