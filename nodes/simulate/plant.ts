@@ -380,7 +380,7 @@ function dcNeeded(ac: number, rating: number): number {
 }
 
 /** Share of the clear sky's light that comes through: fronts of half a day, clouds of minutes. */
-function skyIndex(seed: number, ms: number): number {
+export function skyIndex(seed: number, ms: number): number {
     const minutes = ms / 60_000;
     const cover = clamp(1.6 * noise(seed, 1, minutes / 540) - 0.2, 0, 1);
     const gaps = 0.65 * noise(seed, 2, minutes / 14) + 0.35 * noise(seed, 3, minutes / 3);
@@ -389,7 +389,7 @@ function skyIndex(seed: number, ms: number): number {
     return 1 - cloud * thickness;
 }
 
-function airAt(seed: number, ms: number, latitude: number, longitude: number) {
+export function airAt(seed: number, ms: number, latitude: number, longitude: number) {
     const hours = ms / 3_600_000;
     const north = latitude < 0 ? -1 : 1;
     // Warmest about 20 July in the north, and about 15:00 by the sun.
