@@ -5,6 +5,7 @@ import { decompress, readBody } from "./body.js";
 import { type Ingest, RateLimited, type Receipt } from "./ingest.js";
 import type { DeviceKeys, Sender, SignedRequest } from "./keys.js";
 import { Rates } from "./limits.js";
+import type { Handle } from "./mount.js";
 import type { Decoder } from "./preset.js";
 
 /** What devices find under the path of a node: its own format, and those with a path of their own. */
@@ -13,8 +14,10 @@ export interface HttpDoorOptions {
     keys: DeviceKeys;
     /** Of POST requests to the path itself. */
     decoder: Decoder;
+    /** Body of the answer to those, where devices look at it. */
+    reply?: string;
     /** By what follows the path; they take GET too, and answer `ok`. */
-    below?: Record<string, Decoder>;
+    below: Record<string, Decoder>;
     /** A message must be here so soon, ms. */
     bodyMs?: number;
     clock?: Clock;
@@ -49,15 +52,17 @@ const STRANGER_RATES = { ratePerS: 1, burst: 20, devices: 1000 };
 
 /** Devices over HTTP: answers every request, with 2xx only for what is on disk. */
 export class HttpDoor {
+    /** What follows the node's path, to be handled; "" is the path itself. */
+    readonly paths: readonly string[];
     private readonly clock: Clock;
     private readonly strangers = new Rates(STRANGER_RATES);
 
     constructor(private readonly options: HttpDoorOptions) {
+        this.paths = ["", ...Object.keys(options.below)];
         this.clock = options.clock ?? systemClock;
     }
 
-    /** @param below What follows the node's path, without a slash at the front. */
-    readonly handle = (request: IncomingMessage, response: ServerResponse, below: string): void => {
+    readonly handle: Handle = (request: IncomingMessage, response: ServerResponse, below: string): void => {
         this.answer(request, below).then(
             (answer) => send(response, answer),
             () => send(response, { status: 500, body: { ok: false, error: "INTERNAL" } }),
@@ -65,8 +70,7 @@ export class HttpDoor {
     };
 
     private async answer(request: IncomingMessage, below: string): Promise<Answer> {
-        const decoder = below === "" ? this.options.decoder : this.options.below?.[below];
-        if (!decoder) return { status: 404, body: { ok: false, error: "NOT_FOUND", message: "There is nothing under this path." } };
+        const decoder = this.options.below[below] ?? this.options.decoder;
         const method = request.method ?? "";
         const methods = below === "" ? ["POST"] : ["GET", "POST"];
         if (!methods.includes(method)) {
@@ -74,7 +78,7 @@ export class HttpDoor {
         }
         try {
             const receipt = await this.receive(request, method, below, decoder);
-            return { status: 200, body: below === "" ? { ok: true, ...receipt } : "ok" };
+            return { status: 200, body: below === "" ? (this.options.reply ?? { ok: true, ...receipt }) : "ok" };
         } catch (error) {
             const { code, message } = error as WattError;
             const status = STATUS[code] ?? 400;
@@ -113,7 +117,8 @@ export class HttpDoor {
         } catch (error) {
             throw this.turnedAway(ingest.refuse(error, { via: "http", at }, name ?? idIn(sent)), request);
         }
-        return ingest.take(decoder, { via: "http", topic: below, query, contentType: request.headers["content-type"] ?? "", body, retained: false, at: this.clock.now() }, sender);
+        const about = { topic: below, query, contentType: request.headers["content-type"] ?? "", ...(sender.device !== undefined && { device: sender.device }) };
+        return ingest.take(decoder, { via: "http", ...about, body, retained: false, at: this.clock.now() }, sender);
     }
 
     private sender(request: IncomingMessage, query: Record<string, string>, signed: Pick<SignedRequest, "method" | "path" | "body">): Sender {

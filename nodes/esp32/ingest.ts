@@ -1,3 +1,4 @@
+import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 import { crc32, gunzip } from "node:zlib";
 import { isClockSet, systemClock, type Clock } from "../common/clock.js";
@@ -53,6 +54,8 @@ export interface SeenDevice {
     refused: number;
     /** Code of the last refusal, while nothing was kept since. */
     problem?: string;
+    /** Names of values that were passed over for want of a unit. */
+    unmapped?: string[];
 }
 
 export interface IngestOptions {
@@ -62,7 +65,7 @@ export interface IngestOptions {
     /** Of devices that do not say what they are. */
     deviceClass?: string;
     limits?: Partial<Limits>;
-    /** Longest wait for others to be written together, ms; a message waits no longer while the disk is idle. */
+    /** Messages wait so long for others to be written together, ms; 0 writes at once what came while the disk was busy. */
     commitMs?: number;
     maxBytes?: number;
     /** Between attempts to write while the disk takes nothing, ms. */
@@ -81,6 +84,8 @@ const STATE_MS = 86_400_000;
 const STATE_LINE_DEVICES = 500;
 /** So many readings may wait for the flow. */
 const MOST_WAITING = 100_000;
+/** Of so many messages none waits for others. */
+const COMMIT_ENTRIES = 1000;
 /** Handed to the flow at a time, so that others get their turn. */
 const BATCH_ENTRIES = 200;
 /** Names that only tried to send, to be shown beside the devices. */
@@ -90,8 +95,13 @@ const LONGEST_NAME = 64;
 const FLOW = "flow";
 const STATE = "devices";
 
-/** Refusals that are the sender's own affair, and no sign that something is wrong. */
+/** Refusals that end by themselves: the same message is taken later. */
 const PASSING = new Set(["RATE_LIMITED", "STORE_DOWN", "STORE_BUSY", "CLOCK_NOT_SET"]);
+
+/** True for a refusal of a message that is to be sent again. */
+export function isPassing({ code }: WattError): boolean {
+    return PASSING.has(code);
+}
 
 /**
  * Takes what devices send, whichever way it came: limits, then sender, form, time, number, values; an answer only once it is on disk,
@@ -121,13 +131,13 @@ export class Ingest {
     private isStating = false;
 
     constructor(private readonly options: IngestOptions) {
-        const { folder, limits, commitMs = 10, maxBytes = 64 * 1024 * 1024, retryMs = 2000, clock = systemClock, files } = options;
+        const { folder, limits, commitMs = 0, maxBytes = 64 * 1024 * 1024, retryMs = 2000, clock = systemClock, files } = options;
         this.clock = clock;
         this.limits = { ...DEFAULT_LIMITS, ...limits };
         this.devices = new Devices(this.limits.devices, (error) => options.onWarning?.(error));
         this.rates = new Rates(this.limits);
         this.stateAt = clock.monotonic();
-        this.spool = new Spool({ folder, commitMs, commitEntries: 100, maxBytes, keepAll: true, retryMs, cursorMs: 5000, clock, after: leaving.get(folder), ...(files && { files }) });
+        this.spool = new Spool({ folder, commitMs, commitEntries: commitMs > 0 ? COMMIT_ENTRIES : 1, maxBytes, keepAll: true, retryMs, cursorMs: 5000, clock, after: leaving.get(folder), ...(files && { files }) });
         this.spool.onChange(() => this.spoolChanged());
         this.ready = this.open();
         this.ready.catch(() => undefined);
@@ -153,7 +163,7 @@ export class Ingest {
             found.push(...this.decode(decoder, arrival));
             return await this.admit(found, arrival, sender);
         } catch (error) {
-            throw this.refuse(error, arrival, found[0]?.device);
+            throw this.refuse(error, arrival, found[0]?.device ?? sender.device);
         }
     }
 
@@ -165,7 +175,7 @@ export class Ingest {
         const seen = name === undefined ? undefined : this.see(name, via, at);
         if (seen) {
             seen.refused++;
-            if (!PASSING.has(known.code)) seen.problem = known.code;
+            if (!isPassing(known)) seen.problem = known.code;
         }
         this.options.onRefusal?.({ code: known.code, reason: known.message, ...(name !== undefined && { device: name }), via, at });
         return known;
@@ -198,8 +208,11 @@ export class Ingest {
         return this.refused > 0 ? { kind: "warn", text: `${Math.min(this.refused, 99_999)} refused` } : { kind: "idle", text: "no device yet" };
     }
 
-    /** Hands on what it can within a second; what remains is handed on at the next start. */
-    async close(): Promise<void> {
+    /**
+     * Hands on what it can within a second; what remains is handed on at the next start.
+     * @param isGone There will be none: the folder is removed.
+     */
+    async close(isGone = false): Promise<void> {
         this.isOpen = false;
         const { folder } = this.options;
         const ended = this.spool.ended.finally(() => {
@@ -209,6 +222,7 @@ export class Ingest {
         await this.spool.flush();
         await this.outbox?.close();
         await this.spool.close();
+        if (isGone) await rm(folder, { recursive: true, force: true });
     }
 
     // --- admission
@@ -245,7 +259,8 @@ export class Ingest {
         for (const decoded of found) {
             const { device } = decoded;
             this.checkSender(decoded, sender);
-            const wait = this.rates.take(device, this.clock.monotonic());
+            // Of a broker a message is taken when there is room for it, and it keeps the others.
+            const wait = arrival.via === "http" ? this.rates.take(device, this.clock.monotonic()) : 0;
             if (wait > 0) throw new RateLimited(device, wait);
             const { boot, seq } = numberOf(decoded, sender);
             const admission = this.devices.admit(device, boot, seq, sum);
@@ -271,7 +286,7 @@ export class Ingest {
         const isKept = entries.length === 0 || (await this.keep(entries)) === "disk";
         const before = await Promise.all(repeated);
         if (!isKept || (before.includes("memory") && this.spool.stats().state !== "disk")) throw this.down();
-        for (const { device } of found) this.note(device, arrival);
+        for (const decoded of found) this.note(decoded, arrival);
         return receipt;
     }
 
@@ -362,9 +377,10 @@ export class Ingest {
         if (oldest !== undefined) this.listed.delete(oldest);
     }
 
-    private note(device: string, { via, at }: Arrival): void {
+    private note({ device, unmapped }: Decoded, { via, at }: Arrival): void {
         const seen = this.see(device, via, at);
         seen.kept++;
+        if (unmapped) seen.unmapped = unmapped;
         delete seen.problem;
     }
 

@@ -13,6 +13,8 @@ export interface DeviceKey {
 export interface Sender {
     /** Such as a device's name, for what is refused before a device is known. */
     name: string;
+    /** Where there is one only. */
+    device?: string;
     maySend(device: string): boolean;
     /** Signed together with the message. */
     boot?: number;
@@ -99,7 +101,7 @@ export class DeviceKeys {
             throw new WattError("KEY_WRONG", "The signature is wrong: it is HMAC-SHA256 in hex of method|path|boot|seq|SHA-256 of the body in hex, keyed with the device's key.");
         }
         // Of a family's key each name is a device of its own.
-        return { name: device, maySend: (other) => other === device || (key.device.endsWith("*") && this.of(other) === key), boot: request.boot, seq: request.seq };
+        return { name: device, device, maySend: (other) => other === device || (key.device.endsWith("*") && this.of(other) === key), boot: request.boot, seq: request.seq };
     }
 
     /**
@@ -116,7 +118,8 @@ export class DeviceKeys {
     }
 
     private senderOf(key: DeviceKey): Sender {
-        return { name: key.device, maySend: (device) => this.of(device) === key };
+        const { device } = key;
+        return { name: device, ...(!device.endsWith("*") && { device }), maySend: (other) => this.of(other) === key };
     }
 }
 

@@ -12,38 +12,48 @@ export interface HttpApp {
 }
 
 type Middleware = (request: IncomingMessage, response: ServerResponse, next: () => void) => void;
-type Handle = (request: IncomingMessage, response: ServerResponse, below: string) => void;
+/** @param below What follows the path that was mounted. */
+export type Handle = (request: IncomingMessage, response: ServerResponse, below: string) => void;
 
-const mounted = new WeakMap<HttpApp, Map<string, Handle>>();
+/** By full path. */
+type Places = Map<string, { handle: Handle; below: string }>;
+
+const mounted = new WeakMap<HttpApp, Places>();
 
 /**
- * Serves all methods of `path`, and what lies below it, at the server that Node-RED's HTTP nodes belong to. It comes before everything
- * else there: what Node-RED's own parsers have read has lost the bytes that are signed, and took up to 5 MB first. The returned function ends it.
- * @param path Below the root of Node-RED's HTTP nodes.
- * @throws WattError PATH_TAKEN
+ * Serves all methods of `path`, and of each of `below`, at the server that Node-RED's HTTP nodes belong to. It comes before everything else
+ * there: what Node-RED's own parsers have read has lost the bytes that are signed, and took up to 5 MB first. The returned function
+ * ends it.
+ * @param path Under the root of Node-RED's HTTP nodes.
+ * @param below What follows it, without a slash at the front; "" is the path itself.
+ * @throws WattError PATH_TAKEN, CONFIG_INVALID where Node-RED serves no HTTP nodes
  */
-export function mount(app: HttpApp, path: string, handle: Handle): () => void {
-    const root = rootOf(app);
-    let paths = mounted.get(root);
-    if (!paths) {
-        mounted.set(root, (paths = new Map()));
-        putFirst(root, serve(paths));
+export function mount(app: HttpApp | undefined, path: string, below: readonly string[], handle: Handle): () => void {
+    if (typeof app?.use !== "function") {
+        throw new WattError("CONFIG_INVALID", "Node-RED serves no HTTP nodes here (httpNodeRoot is false in its settings): switch HTTP off in this node, or set a root.");
     }
-    const full = `${app.path()}/${path}`.replaceAll(/\/{2,}/g, "/").replace(/\/$/, "");
-    if (paths.has(full)) throw new WattError("PATH_TAKEN", `Another node takes ${full} already: give this one a path of its own.`);
-    paths.set(full, handle);
-    return () => void paths.delete(full);
+    const root = rootOf(app);
+    let places = mounted.get(root);
+    if (!places) {
+        mounted.set(root, (places = new Map()));
+        putFirst(root, serve(places));
+    }
+    const known = places;
+    const own = below.map((name) => ({ name, full: `${app.path()}/${path}/${name}`.replaceAll(/\/{2,}/g, "/").replace(/\/$/, "") }));
+    const taken = own.find(({ full }) => known.has(full));
+    if (taken) throw new WattError("PATH_TAKEN", `Another node takes ${taken.full} already: give this one a path of its own.`);
+    for (const { name, full } of own) known.set(full, { handle, below: name });
+    return () => {
+        for (const { full } of own) known.delete(full);
+    };
 }
 
-function serve(paths: ReadonlyMap<string, Handle>): Middleware {
+function serve(places: Places): Middleware {
     return function wattledgerDevices(request, response, next) {
         const [path = ""] = (request.url ?? "").split("?", 1);
-        let start: string | undefined;
-        for (const known of paths.keys()) {
-            if ((path === known || path.startsWith(`${known}/`)) && known.length > (start?.length ?? 0)) start = known;
-        }
-        if (start === undefined) next();
-        else paths.get(start)!(request, response, path.slice(start.length + 1));
+        const place = places.get(path.endsWith("/") ? path.slice(0, -1) : path);
+        if (place) place.handle(request, response, place.below);
+        else next();
     };
 }
 

@@ -1,0 +1,93 @@
+import { systemClock, type Clock } from "../common/clock.js";
+import type { WattError } from "../common/errors.js";
+import type { MqttMessage, MqttSubscription } from "../mqtt/link.js";
+import { type Esp32Config, presetOf, presetOptions } from "./config.js";
+import { HttpDoor } from "./http.js";
+import { Ingest, isPassing, type IngestOptions, type Refusal } from "./ingest.js";
+import { BROKER, type DeviceKeys } from "./keys.js";
+import { Rates } from "./limits.js";
+import type { Decoder } from "./preset.js";
+
+export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" | "onReading" | "onWarning" | "clock" | "files"> {
+    config: Esp32Config;
+    /** IANA zone of times without one. */
+    zone: string;
+    keys: DeviceKeys;
+    /** Some of those that were refused: enough to see what is wrong, too few to fill a flow. */
+    onRefusal?(refusal: Refusal): void;
+}
+
+/** Refusals told of one device for one reason: a second, and at once. */
+const REFUSAL_RATES = { ratePerS: 0.2, burst: 3, devices: 500 };
+const MOST_TOPICS = 2000;
+
+/** One node's devices: what they send by HTTP and MQTT, decoded by one preset, taken by one ingest. */
+export class Receiver {
+    readonly ingest: Ingest;
+    readonly door: HttpDoor;
+    private readonly decoder: Decoder;
+    private readonly topics: Set<string>;
+    private readonly share: string;
+    private readonly clock: Clock;
+    private announce: (() => void) | undefined;
+
+    /** @throws WattError CONFIG_INVALID */
+    constructor(options: ReceiverOptions) {
+        this.share = options.config.share;
+        const { config, zone, keys, clock = systemClock, ...rest } = options;
+        this.clock = clock;
+        const { preset, emoncms } = presetOf(config);
+        const presetSettings = presetOptions(config, zone);
+        this.topics = new Set(preset.topics(presetSettings));
+        this.decoder = preset.createDecoder({ ...presetSettings, onTopic: (topic) => this.listen(topic) });
+        const told = new Rates(REFUSAL_RATES);
+        this.ingest = new Ingest({
+            ...rest,
+            clock,
+            ...(config.deviceClass !== "" && { deviceClass: config.deviceClass }),
+            commitMs: config.commitMs,
+            limits: { bodyBytes: config.bodyKb * 1024, samples: config.samples, ratePerS: config.ratePerS, burst: config.burst, devices: config.maxDevices },
+            onRefusal: (refusal) => {
+                if (told.take(`${refusal.code} ${refusal.device}`, clock.monotonic()) === 0) options.onRefusal?.(refusal);
+            },
+        });
+        const bulk = preset === emoncms ? this.decoder : emoncms.createDecoder(presetSettings);
+        this.door = new HttpDoor({
+            ingest: this.ingest,
+            keys,
+            decoder: this.decoder,
+            ...(preset.reply !== undefined && { reply: preset.reply }),
+            below: { "input/post": bulk, "input/bulk": bulk },
+            clock,
+        });
+    }
+
+    /**
+     * What to ask the broker for.
+     * @param onTopics Called when a device announced more topics: ask again.
+     */
+    subscription(onTopics: () => void): MqttSubscription {
+        this.announce = onTopics;
+        return { topics: [...this.topics], qos: 1, ...(this.share !== "" && { share: this.share }), onMessage: (message) => this.take(message) };
+    }
+
+    /** What the dialog of a deployed node shows. */
+    look(): { devices: ReturnType<Ingest["seen"]>; now: number } {
+        return { devices: this.ingest.seen(), now: this.clock.now() };
+    }
+
+    private listen(topic: string): void {
+        if (this.topics.has(topic) || this.topics.size >= MOST_TOPICS) return;
+        this.topics.add(topic);
+        this.announce?.();
+    }
+
+    /** Resolves when the message is on disk, or never will be: only then the broker may forget it. */
+    private async take({ topic, payload, retain }: MqttMessage): Promise<void> {
+        try {
+            await this.ingest.take(this.decoder, { via: "mqtt", topic, body: payload, retained: retain, at: this.clock.now() }, BROKER);
+        } catch (error) {
+            if (isPassing(error as WattError)) throw error;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import type { Browser, Page } from "playwright-core";
+import { envelope } from "../esp32/rig.js";
+import { makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
+import type { FlowNode } from "../package/source.js";
+import { launchBrowser, openEditor, shoot } from "./browser.js";
+
+interface Editor {
+    nodes: { node(id: string): FlowNode | null };
+    editor: { edit(node: object): void };
+}
+declare const RED: Editor;
+
+const ID = "wlesp32000esp320";
+
+describe("the dialog of wl-esp32", () => {
+    let userDir: string;
+    let nodeRed: NodeRed;
+    let browser: Browser;
+    let page: Page;
+    let faults: string[];
+    before(async () => {
+        userDir = await makeUserDir();
+        const flows = JSON.parse(await readFile(path.join(root, "examples", "esp32", "01 Take what an ESP32 sends.json"), "utf8")) as FlowNode[];
+        nodeRed = await startNodeRed({ userDir, flows: flows.map((node) => (node.id === ID ? { ...node, strangers: false } : node)) });
+        browser = await launchBrowser();
+        ({ page, faults } = await openEditor(browser, nodeRed.url));
+        await page.waitForFunction((id) => RED.nodes.node(id), ID);
+    });
+    after(async () => {
+        await browser.close();
+        await nodeRed.stop();
+        await removeDir(userDir);
+    });
+    afterEach(() => assert.deepEqual(faults.splice(0), []));
+
+    const post = (seq: number, headers: Record<string, string> = {}) => fetch(`${nodeRed.url}/wattledger/esp32`, { method: "POST", body: JSON.stringify({ ...envelope(seq), id: "esp<b>32" }), headers });
+
+    async function open(): Promise<void> {
+        await page.evaluate((id) => RED.editor.edit(RED.nodes.node(id)!), ID);
+        await page.waitForSelector("#wl-esp32-devices td");
+    }
+
+    it("lists who is refused for want of a key, makes one, and shows it once", async () => {
+        assert.equal((await post(1)).status, 401);
+        await open();
+        assert.match((await page.textContent("#wl-esp32-devices"))!, /esp<b>32.*has no key/);
+        assert.equal(await page.textContent("#wl-esp32-url"), `${nodeRed.url}/wattledger/esp32`);
+        await page.click("#wl-esp32-devices td button");
+        await page.waitForSelector("#wl-esp32-once pre");
+        assert.equal(await page.textContent("#wl-esp32-result"), "Key of esp<b>32 made. It counts from the next deploy on.");
+        const [, key] = /WL_KEY "([\w-]{43})"/.exec((await page.textContent("#wl-esp32-once"))!)!;
+        await shoot(page, "esp32");
+        await page.click("#node-dialog-ok");
+        await page.waitForSelector(".red-ui-tray", { state: "detached" });
+        const from = nodeRed.log().length;
+        await page.click("#red-ui-header-button-deploy");
+        await nodeRed.logged(/Started (modified )?(flows|nodes)/, from);
+        assert.equal((await post(2, { authorization: `Bearer ${key}` })).status, 200);
+        await open();
+        assert.doesNotMatch(await page.innerHTML(".red-ui-tray"), new RegExp(key!));
+        assert.doesNotMatch(await (await fetch(`${nodeRed.url}/flows`)).text(), new RegExp(key!));
+    });
+
+    it("lets a device begin anew, and takes a key away", async () => {
+        await page.click("#wl-esp32-devices button:has(.fa-eraser)");
+        await page.waitForFunction(() => document.querySelector("#wl-esp32-result")!.textContent.includes("may begin anew"));
+        await page.click("#wl-esp32-devices button:has(.fa-trash)");
+        await page.waitForFunction(() => !document.querySelector("#wl-esp32-devices .fa-trash"));
+        await page.click("#node-dialog-ok");
+        await page.waitForSelector(".red-ui-tray", { state: "detached" });
+        assert.deepEqual(await page.evaluate((id) => RED.nodes.node(id)!["devices"], ID), []);
+    });
+});
