@@ -26,7 +26,7 @@ export class MapDecoder {
      * The points of one poll.
      *
      * An answer is not believed, and all of the poll's points are bad with `decode`, when a point of the map's `proof` is out of
-     * its valid range, or when all registers are zero and a point of `proof`, or a counter that had counted, is among them: then
+     * its valid range or an empty text, or when all registers are zero and a point of `proof`, or a counter that had counted, is among them: then
      * the device is starting or stopping, or a gateway sent an older or shifted answer, and values that look possible are wrong too.
      * @param at Monotonic ms.
      */
@@ -53,7 +53,7 @@ export class MapDecoder {
     private isBelieved(answers: MapAnswers, { bad }: Sample, isZero: boolean): boolean {
         for (const point of this.proof) {
             const reason = bad[point.name];
-            if (reason !== undefined && reason !== "missing" && reason !== "comm") return false;
+            if (reason !== undefined && reason !== "comm" && (reason !== "missing" || point.kind === "text")) return false;
         }
         if (!isZero) return true;
         return !answers.some(({ items, data }) => items.some(({ points }) => points.some((point) => this.proof.has(point) || (Buffer.isBuffer(data) && this.counted.has(point)))));

@@ -41,6 +41,8 @@ function labels() {
 
 const bounds = () => pair(z.number({ error: "must be a number" }), "must be the least and the most, such as [0, 100]");
 
+const boundsOrMore = () => z.union([bounds(), z.array(bounds()).min(1).max(10)], { error: "must be the least and the most, such as [0, 100], or a list of such" });
+
 function writeShape() {
     return strictMap({
         allow: z.literal(false, { error: "must be false: a map never permits writing, a control policy does" }),
@@ -72,7 +74,7 @@ function pointShape() {
             .optional(),
         offset: mapNumber(-1e9, 1e9).optional(),
         invalid: sentinels(),
-        valid: z.union([bounds(), z.array(bounds()).min(1).max(10)], { error: "must be the least and the most, such as [0, 100], or a list of such" }).optional(),
+        valid: boundsOrMore().optional(),
         max_step: strictMap({ per: mapDuration(), by: mapNumber(1e-9, 1e12) }).optional(),
         group: mapText("a group's name").optional(),
         sign: mapChoice(SIGNS).optional(),
@@ -95,7 +97,7 @@ function identifyShape() {
         type: mapText("a type such as uint16"),
         table: mapChoice(TABLES).optional(),
         byte_order: mapChoice(BYTE_ORDERS).optional(),
-        in: bounds().optional(),
+        in: boundsOrMore().optional(),
         is: z.array(z.union([z.number(), z.string()]), { error: "must be a list of values, such as [1648, 1649]" }).min(1).max(200).optional(),
         starts: mapText("what the text begins with").optional(),
     });

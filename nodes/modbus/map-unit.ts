@@ -66,6 +66,8 @@ export class MapUnit implements SourceUnit {
     private readonly seen = new Set<string>();
     private seenAll = false;
     private serial: string | undefined;
+    /** Bounds how fast its counters can count. */
+    private ratedW: number | undefined;
 
     constructor(
         private readonly reader: ModbusReader,
@@ -211,7 +213,9 @@ export class MapUnit implements SourceUnit {
         const { values, bad, counters } = sample;
         const serial = values["serial_number"];
         if (typeof serial === "string") this.serial = serial;
-        const device = { name, class: map.class, serial: this.serial, ratedW: undefined, has: (point: string) => this.names.has(point) };
+        const rated = values["rated_power_w"];
+        if (typeof rated === "number" && rated > 0) this.ratedW = rated;
+        const device = { name, class: map.class, serial: this.serial, ratedW: this.ratedW, has: (point: string) => this.names.has(point) };
         countEnergy(sample, device, energy, this.clock.monotonic(), maxGapMs);
         if (!this.seenAll) {
             for (const points of [values, counters]) for (const point in points) this.seen.add(point);

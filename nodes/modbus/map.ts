@@ -65,7 +65,7 @@ export interface ModbusMap extends MapHead {
     /** Poll groups in their order, with their periods where the map states one; at least one. */
     readonly groups: readonly { name: string; everyMs: number | undefined }[];
     readonly identify: readonly IdentifyRule[];
-    /** Points that every true answer has in their valid range: if one is not, the poll is not believed. In the fastest group. */
+    /** Points that every true answer has, numbers in their valid range: if one is not, the poll is not believed. In the fastest group. */
     readonly proof: readonly MapPoint[];
     readonly maxRegisters: number;
     readonly gaps: "never" | "declared" | "allow";
@@ -335,8 +335,7 @@ class Compiler {
         const scale = typeof raw.scale === "number" ? raw.scale : 1;
         if (kind === "counter" && scale < 0) fault("scale", "a counter's scale is positive");
         const toOurs = (value: number) => (value * conversion.factor * sign) || 0;
-        const ranges = raw.valid === undefined ? [] : (Array.isArray(raw.valid[0]) ? raw.valid : [raw.valid]) as [number, number][];
-        const valid = ranges.map(([low, high]) => (sign > 0 ? ([toOurs(low), toOurs(high)] as const) : ([toOurs(high), toOurs(low)] as const)));
+        const valid = rangesOf(raw.valid).map(([low, high]) => (sign > 0 ? ([toOurs(low), toOurs(high)] as const) : ([toOurs(high), toOurs(low)] as const)));
         this.checkWrite(draft);
         const point = {
             name,
@@ -432,21 +431,22 @@ class Compiler {
         const placed = this.place(raw.address, raw.table, [...path, "address"]);
         const type = placed && this.type(raw.type, placed.table, path);
         if (!type) return undefined;
-        const { in: within, is, starts } = raw;
-        if ([within, is, starts].filter((test) => test !== undefined).length !== 1) {
+        const { in: bounds, is, starts } = raw;
+        if ([bounds, is, starts].filter((test) => test !== undefined).length !== 1) {
             this.file.fault(path, "needs one of in: [least, most], is: [values], starts: text");
             return undefined;
         }
+        const within = bounds && rangesOf(bounds);
         if (within && !isNumeric(type)) this.file.fault([...path, "in"], `a ${type.name} is no number: take is or starts`);
         const read = rawReader(type, raw.byte_order ?? this.defaults.byte_order ?? "ABCD");
-        const expected = within ? `${within[0]} to ${within[1]}` : is ? is.join(" or ") : `"${starts}…"`;
+        const expected = within ? within.map(([low, high]) => `${low} to ${high}`).join(" or ") : is ? is.join(" or ") : `"${starts}…"`;
         return {
             ...placed,
             size: type.size,
             check: (data) => {
                 const found = read(data, 0);
                 const value = typeof found === "bigint" ? Number(found) : found;
-                const holds = within ? typeof value === "number" && value >= within[0] && value <= within[1] : is ? is.some((one) => one === value) : typeof value === "string" && value.startsWith(starts!);
+                const holds = within ? typeof value === "number" && within.some(([low, high]) => value >= low && value <= high) : is ? is.some((one) => one === value) : typeof value === "string" && value.startsWith(starts!);
                 return holds ? undefined : `${placed.table} ${placed.address} is ${value ?? "empty"} and should be ${expected}`;
             },
         };
@@ -462,11 +462,17 @@ class Compiler {
                 if (!Object.hasOwn(this.raw.points, name)) this.file.fault(path, this.noPoint(name));
                 return [];
             }
-            if (this.raw.points[name]?.valid === undefined) this.file.fault(path, `${name} proves nothing without a valid range: add valid: [least, most] to it`);
+            // A text that is there at all proves something.
+            if (point.kind !== "text" && this.raw.points[name]?.valid === undefined) this.file.fault(path, `${name} proves nothing without a valid range: add valid: [least, most] to it`);
             if ((this.groups.find((group) => group.name === point.group)?.everyMs ?? 0) > fastest) this.file.fault(path, `${name} is not in the fastest group, which is read with every poll: take another point`);
             return [point];
         });
     }
+}
+
+function rangesOf(bounds: RawPoint["valid"]): [least: number, most: number][] {
+    if (bounds === undefined) return [];
+    return (Array.isArray(bounds[0]) ? bounds : [bounds]) as [number, number][];
 }
 
 function newItem(place: Span, group: string) {

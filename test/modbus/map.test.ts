@@ -235,6 +235,21 @@ describe("a poll by a map", () => {
         assert.deepEqual({ values, counters, bad }, { values: {}, counters: {}, bad: { ac_frequency_hz: "decode", ac_power_w: "decode", ac_energy_import_wh: "decode" } });
     });
 
+    it("is not believed without the text that proves it", () => {
+        const named = mapOf({ serial_number: "address: 0, type: string(1)", ac_power_w: "address: 1, type: int16, sign: import_positive" }, "defaults: {table: input}\nproof: [serial_number]\n");
+        const read = (...words: string[]) => new MapDecoder(named).decode(answersOf(named.items, (_, i) => Buffer.from(words[i]!, "hex")), 0);
+        assert.deepEqual(read("4131", "0000").values, { serial_number: "A1", ac_power_w: 0 });
+        assert.deepEqual(read("0000", "0001").bad, { serial_number: "decode", ac_power_w: "decode" });
+        assert.deepEqual(read("0000", "0000").values, {});
+    });
+
+    it("identifies by one of several ranges", () => {
+        const [rule] = mapOf({ ac_power_w: "address: 0, type: uint16" }, "defaults: {table: input}\nidentify:\n  - {address: 9, type: uint16, in: [[1, 2], [10, 12]]}\n").identify;
+        const check = (word: number) => rule!.check(Buffer.from([0, word]));
+        for (const word of [1, 2, 10, 12]) assert.equal(check(word), undefined);
+        assert.equal(check(5), "input 9 is 5 and should be 1 to 2 or 10 to 12");
+    });
+
     it("is not believed when all of it is zero, and is when only some is", () => {
         assert.deepEqual(poll(new MapDecoder(map), 0, 0, 0, 0).values, {});
         assert.deepEqual(poll(new MapDecoder(map), 0, 0, 0, 7).values, { ac_frequency_hz: 0, ac_power_w: 0 });
