@@ -236,18 +236,13 @@ function silenceOf(answers: MapAnswers): ModbusError | undefined {
     let silence: ModbusError | undefined;
     for (const { data } of answers) {
         if (!(data instanceof ModbusError)) return undefined;
-        if (!isRefusal(data)) silence ??= data;
+        if (!data.refused) silence ??= data;
     }
     return silence;
 }
 
 function isEmpty(points: object): boolean {
     return Object.keys(points).length === 0;
-}
-
-/** A device that refuses is there. */
-function isRefusal({ exception, unitOffline }: ModbusError): boolean {
-    return exception !== undefined && !unitOffline;
 }
 
 function rawValues(answers: MapAnswers, { values, counters, bad }: Sample): RawValue[] {

@@ -94,6 +94,11 @@ export class ModbusError extends WattError {
     get unitOffline(): boolean {
         return this.exception === 0x0a || this.exception === 0x0b;
     }
+
+    /** The device itself answered, if only to refuse: it is there. */
+    get refused(): boolean {
+        return this.exception !== undefined && !this.unitOffline;
+    }
 }
 
 export interface ExchangeOptions {

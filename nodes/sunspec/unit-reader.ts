@@ -148,7 +148,7 @@ export class UnitReader implements SourceUnit {
         try {
             return await this.device.read(key, signal);
         } catch (error) {
-            const refused = error instanceof ModbusError && error.exception !== undefined && !error.unitOffline;
+            const refused = error instanceof ModbusError && error.refused;
             if (error instanceof WattError && (refused || MODEL_FAULTS.has(error.code))) return error;
             throw error;
         }

@@ -587,6 +587,14 @@ describe("Links to the same endpoint", () => {
     });
 });
 
+describe("ModbusError", () => {
+    it("tells what the device itself refused from what a gateway says of it", () => {
+        const refused = Array.from({ length: 12 }, (_, exception) => exception).filter((exception) => new ModbusError("MODBUS_EXCEPTION", "", { exception }).refused);
+        assert.deepEqual(refused, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert.equal(new ModbusError("MODBUS_TIMEOUT", "").refused, false);
+    });
+});
+
 /** A socket whose connect never ends, as with a host that drops packets. */
 function deafSocket(): Socket {
     const socket = new Socket();
