@@ -456,5 +456,6 @@ function change(tree: Tree, at: number, how: string, value: Tree, key: string): 
     const [owner, name] = place;
     if (how === "set") owner[name] = value;
     else if (how === "drop") delete owner[name];
-    else owner[key] = value;
+    // An array takes no other length than a whole one.
+    else if (!Array.isArray(owner) || key !== "length") owner[key] = value;
 }

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { setMaxListeners } from "node:events";
 import { modbusSchema } from "../../dist/modbus/config.js";
 import { parseModbusMap } from "../../dist/modbus/map.js";
 import { ModbusSource } from "../../dist/modbus/source.js";
@@ -18,6 +19,7 @@ describe("A source of 247 units", () => {
             const config = modbusSchema.parse({ map: "paste", units: `1-${UNITS}` });
             const source = new ModbusSource({ config, map: parseModbusMap(METER_MAP, "meter.yaml"), site: "home", listener, clock: rig.clock, random: () => 0.5 });
             const closing = new AbortController();
+            setMaxListeners(0, closing.signal);
             const running = source.run(member, closing.signal);
             await rig.in("up");
             await rig.pass(1_000);
