@@ -114,6 +114,12 @@ export class GuardianClient {
         return answer;
     }
 
+    /** Hands a document to /external, once. Whatever it answers says nothing of the document. @throws GuardianError, HttpError */
+    async external(block: { policyId: string; blockTag: string } | undefined, body: object, signal?: AbortSignal): Promise<void> {
+        const path = block ? `/external/${encodeURIComponent(block.policyId)}/${encodeURIComponent(block.blockTag)}` : "/external";
+        await this.send("POST", path, { body, signal });
+    }
+
     /** Asks again after an outage, with backoff. */
     private async read(path: string, signal?: AbortSignal, query?: Record<string, string | number>): Promise<{ body: unknown; headers: Record<string, string> }> {
         const backoff = new Backoff({ base: 500, cap: 10_000, ...(this.options.random && { random: this.options.random }) });

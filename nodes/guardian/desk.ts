@@ -6,8 +6,10 @@ import { STAND_IN_ACCOUNT } from "../common/simulated.js";
 import { StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { GuardianClient } from "./client.js";
+import type { Report } from "../carbon/report.js";
+import { ExternalSender, type ExternalPreview, type ExternalSettings } from "./external.js";
 import { Filer, type Filing, type FilingResult, type Preview } from "./filer.js";
-import { shareFilings, type Kind } from "./filings.js";
+import { shareFilings, type Filings, type Kind } from "./filings.js";
 import { findPolicies, type Candidate } from "./policy.js";
 import type { Account } from "./session.js";
 import type { Rounding } from "./twin.js";
@@ -34,6 +36,16 @@ const FILED_MS = 5 * 60_000;
 
 type Listener = (result: FilingResult) => void;
 
+/** What a node files through: documents of one kind. */
+export interface Counter<F> {
+    /** What would be filed; nothing is. */
+    preview(filing: F, signal: AbortSignal): Promise<Preview | ExternalPreview>;
+    /** Files it once. @param again lets it be sent again, once a person has seen to it */
+    file(filing: F, signal: AbortSignal, again?: boolean): Promise<FilingResult>;
+    /** Hears what becomes of documents, until the returned function is called. Only then is anything sent again by itself. */
+    follow(listener: Listener): () => void;
+}
+
 /** One account at one policy, for all nodes that file there. */
 export class Desk {
     readonly client: GuardianClient;
@@ -42,6 +54,7 @@ export class Desk {
     private readonly clock: Clock;
     private readonly http: HttpClient;
     private readonly listeners = new Map<Listener, Kind>();
+    private readonly senders = new Map<Listener, (signal: AbortSignal) => Promise<ExternalSender>>();
     private readonly shared: { current?: ReturnType<typeof shareFilings> } = {};
     private filer: Promise<Filer> | undefined;
     private readonly waiting = new Set<Promise<unknown>>();
@@ -82,10 +95,30 @@ export class Desk {
         return this.track(signal, (either) => findPolicies(this.client, either));
     }
 
-    /** Hears what becomes of documents of that kind, until the returned function is called. Only then is anything sent again by itself. */
-    follow(kind: Kind, listener: Listener): () => void {
-        this.listeners.set(listener, kind);
-        return () => void this.listeners.delete(listener);
+    /** Where projects or reports are filed by the policy's forms. */
+    counter(kind: "project" | "report"): Counter<Filing> {
+        return {
+            preview: (filing, signal) => this.preview(filing, signal),
+            file: (filing, signal, again) => this.file(filing, signal, again),
+            follow: (listener) => {
+                this.listeners.set(listener, kind);
+                return () => void this.listeners.delete(listener);
+            },
+        };
+    }
+
+    /** Where reports go to a policy's external data block. */
+    external(settings: ExternalSettings): Counter<Report> {
+        let opened: ExternalSender | undefined;
+        const sender = async (): Promise<ExternalSender> => (opened ??= new ExternalSender(this.client, await this.filings(), settings, undefined, this.clock));
+        return {
+            preview: (report, signal) => this.track(signal, async (either) => (await sender()).preview(report, either)),
+            file: (report, signal, again) => this.track(signal, async (either) => (await sender()).send(report, either, again)).finally(() => this.filed.abort()),
+            follow: (listener) => {
+                this.senders.set(listener, sender);
+                return () => void this.senders.delete(listener);
+            },
+        };
     }
 
     /** Goes on with what is not settled, until aborted. */
@@ -99,7 +132,7 @@ export class Desk {
             if (signal.aborted) return;
             if (isWoken) this.filed = new AbortController();
             wait = isWoken ? FIRST_MS : wait * 2;
-            if (isWoken || this.listeners.size === 0) continue;
+            if (isWoken || this.listeners.size + this.senders.size === 0) continue;
             try {
                 wait = Math.min(wait, await this.track(signal, (either) => this.resume(either)));
                 told = "";
@@ -120,11 +153,19 @@ export class Desk {
     }
 
     private async resume(signal: AbortSignal): Promise<number> {
-        const filer = await this.open(signal);
-        const kinds = new Set(this.listeners.values());
-        const results = await filer.resume(signal, kinds);
-        for (const result of results) for (const [listener, kind] of this.listeners) if (kind === result.kind) listener(result);
-        return filer.isBusy ? OPEN_MS : FILED_MS;
+        let isBusy = false;
+        for (const [listener, open] of this.senders) {
+            const sender = await open(signal);
+            for (const result of await sender.resume(signal)) listener(result);
+            isBusy ||= sender.isBusy;
+        }
+        if (this.listeners.size > 0) {
+            const filer = await this.open(signal);
+            const results = await filer.resume(signal, new Set(this.listeners.values()));
+            for (const result of results) for (const [listener, kind] of this.listeners) if (kind === result.kind) listener(result);
+            isBusy ||= filer.isBusy;
+        }
+        return isBusy ? OPEN_MS : FILED_MS;
     }
 
     private open(signal: AbortSignal): Promise<Filer> {
@@ -140,15 +181,24 @@ export class Desk {
         const { isStandIn, rounding, mirrorUrl } = this.settings;
         const { policyId, fingerprint } = isStandIn ? await this.standIn(signal) : this.settings;
         if (policyId === "") throw new WattError("GUARDIAN_UNPINNED", "No policy is chosen yet: press Find in the settings of the Guardian node.");
-        const shared = (this.shared.current ??= shareFilings(this.folder));
         const mirror = mirrorUrl === "" ? undefined : { url: mirrorUrl.replace(/\/$/, ""), http: this.http };
+        return new Filer(this.client, await this.filings(), { policyId, fingerprint, rounding, ...(mirror && { mirror }) }, undefined, this.clock);
+    }
+
+    /** What is written down of all filings. */
+    private async filings(): Promise<Filings> {
+        const isFirst = this.shared.current === undefined;
+        const shared = (this.shared.current ??= shareFilings(this.folder));
         const filings = await shared.filings.catch(async (error: unknown) => {
-            delete this.shared.current;
-            await shared.release();
+            // Of those who wait for it together, one gives it back.
+            if (this.shared.current === shared) {
+                delete this.shared.current;
+                await shared.release();
+            }
             throw error;
         });
-        if (filings.setAside !== undefined) this.onWarning(`The list of what was filed was damaged and is set aside as ${path.basename(filings.setAside)}: Guardian is asked before anything is filed, but claims of earlier periods are no longer known here.`);
-        return new Filer(this.client, filings, { policyId, fingerprint, rounding, ...(mirror && { mirror }) }, undefined, this.clock);
+        if (isFirst && filings.setAside !== undefined) this.onWarning(`The list of what was filed was damaged and is set aside as ${path.basename(filings.setAside)}: Guardian is asked before anything is filed, but claims of earlier periods are no longer known here.`);
+        return filings;
     }
 
     private async standIn(signal: AbortSignal): Promise<{ policyId: string; fingerprint: string }> {
@@ -184,8 +234,9 @@ export function statusOf({ state, stage, reason, differences }: FilingResult): [
 }
 
 /** The same for a dry run. */
-export function previewStatus({ ok, mint }: Preview): [StatusKind, string] {
-    return ok ? ["idle", `dry run: ${mint} t`] : ["error", "dry run: refused"];
+export function previewStatus(preview: Preview | ExternalPreview): [StatusKind, string] {
+    if (!preview.ok) return ["error", "dry run: refused"];
+    return ["idle", preview.kind === "external" ? "dry run: signed" : `dry run: ${preview.mint} t`];
 }
 
 /** What failed before there was a result. */

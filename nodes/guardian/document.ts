@@ -73,7 +73,7 @@ export function parseReport(payload: unknown): Report {
 }
 
 /** SHA-256 in hex that stands for one document of one policy; the same input, the same key. */
-export function filingKey(kind: "project" | "report", policyId: string, ...parts: string[]): string {
+export function filingKey(kind: "project" | "report" | "external", policyId: string, ...parts: string[]): string {
     return createHash("sha256").update(JSON.stringify([kind, policyId, ...parts])).digest("hex");
 }
 

@@ -37,7 +37,7 @@ export interface FilingResult {
 
 /** What a dry run shows; nothing is filed. */
 export interface Preview extends Preflight {
-    kind: Kind;
+    kind: "project" | "report";
     key: string;
     project: string;
     document?: Document;
@@ -156,7 +156,7 @@ export class Filer {
 
     /** Rows of this Guardian and policy. */
     rows(): Row[] {
-        return this.filings.all(this.client.account.url).filter(({ policyId }) => policyId === this.settings.policyId);
+        return this.filings.all(this.client.account.url).filter(({ kind, policyId }) => kind !== "external" && policyId === this.settings.policyId);
     }
 
     /** Lets a jammed document be sent again, once a person has made sure that Guardian will not go on with it. */
@@ -233,7 +233,7 @@ export class Filer {
         if (!this.filings.attempt(row, this.clock.now())) return resultOf(row, "UNKNOWN", "Another node is filing it.");
         let isTaken = false;
         try {
-            await this.client.act(policy.id, TAGS[row.kind], { document: row.document, ref: row.ref }, signal);
+            await this.client.act(policy.id, formTag(row), { document: row.document, ref: row.ref }, signal);
             isTaken = true;
         } catch (error) {
             if (!mayHaveActed(error)) {
@@ -269,7 +269,7 @@ export class Filer {
 
     private async isFormGone(row: Row, signal?: AbortSignal): Promise<boolean> {
         try {
-            await this.client.block(this.settings.policyId, TAGS[row.kind], signal);
+            await this.client.block(this.settings.policyId, formTag(row), signal);
             return false;
         } catch (error) {
             return errorCode(error) === "GUARDIAN_UNAVAILABLE";
@@ -373,8 +373,8 @@ export class Filer {
 
 /** Errors before there is a row that are results themselves. */
 const SETTLED: Partial<Record<string, FilingState>> = { GUARDIAN_UNAVAILABLE: "JAMMED", GUARDIAN_FACTOR: "REFUSED" };
-const NOTHING: Row["computed"] = { egMWh: 0, factor: 0, baselineT: 0, projectT: 0, leakageT: 0, reductionT: 0 };
-const SIMULATED = "holds simulated data: it goes to the stand-in only, never to a Guardian.";
+export const NOTHING: Row["computed"] = { egMWh: 0, factor: 0, baselineT: 0, projectT: 0, leakageT: 0, reductionT: 0 };
+export const SIMULATED = "holds simulated data: it goes to the stand-in only, never to a Guardian.";
 
 interface Identity {
     url: string;
@@ -402,7 +402,12 @@ function prepare({ url, key, filing, project = {} }: Identity, { id, isBinding, 
     };
 }
 
-function resultOf(row: Row, state: FilingState, reason = row.reason): FilingResult {
+function formTag({ kind }: Row): string {
+    return kind === "project" ? TAGS.project : TAGS.report;
+}
+
+/** A row as nodes send it on. */
+export function resultOf(row: Row, state: FilingState, reason = row.reason): FilingResult {
     const { kind, key, project, stage, attempts, computed, mint, minted, stored, differences, document } = row;
     return { state, kind, key, project, reason, stage, attempts, computed, mint, ...(minted !== undefined && { minted }), ...(stored && { stored }), differences, document };
 }

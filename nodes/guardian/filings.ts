@@ -5,7 +5,8 @@ import { openOwned, type Database, type OwnedDatabase, type SqlBackend } from ".
 import type { Document } from "./document.js";
 import type { Computed, Difference } from "./twin.js";
 
-export type Kind = "project" | "report";
+/** `external` goes to /external, in the compatibility mode. */
+export type Kind = "project" | "report" | "external";
 
 /**
  * `new` nothing of it is at Guardian · `sent` an attempt was made, and what became of it is not known · `jammed` Guardian took it

@@ -18,7 +18,7 @@ const ROLE = "Project Participant";
 /** Cells that make a form one of AMS-I.D. */
 const CELLS = ["field0", "H33", "H81", "H112"];
 /** Statuses in which a policy takes documents. */
-const ALIVE = new Set(["PUBLISH", "DRY-RUN", "DEMO"]);
+export const ALIVE = new Set(["PUBLISH", "DRY-RUN", "DEMO"]);
 
 export interface PolicyForm {
     schema: Record<string, unknown>;
@@ -51,7 +51,7 @@ export interface Candidate {
 export async function findPolicies(client: GuardianClient, signal?: AbortSignal): Promise<Candidate[]> {
     const found: Candidate[] = [];
     for (const summary of await client.policies(signal)) {
-        if (!ALIVE.has(String(summary.status)) || !(await hasTags(client, summary.id, signal))) continue;
+        if (!ALIVE.has(String(summary.status)) || !(await isAmsId(client, summary.id, signal))) continue;
         const top = { id: summary.id, name: summary.name ?? summary.id, status: String(summary.status) };
         try {
             const { fingerprint } = await readPolicy(client, summary.id, signal);
@@ -64,7 +64,8 @@ export async function findPolicies(client: GuardianClient, signal?: AbortSignal)
     return found;
 }
 
-async function hasTags(client: GuardianClient, policyId: string, signal?: AbortSignal): Promise<boolean> {
+/** True for a policy with the forms and grids of AMS-I.D. */
+export async function isAmsId(client: GuardianClient, policyId: string, signal?: AbortSignal): Promise<boolean> {
     for (const tag of Object.values(TAGS)) if (!(await client.hasTag(policyId, tag, signal))) return false;
     return true;
 }
@@ -78,7 +79,7 @@ export async function readPolicy(client: GuardianClient, policyId: string, signa
     const status = String(summary.status);
     if (!ALIVE.has(status)) throw new WattError("GUARDIAN_POLICY", `The policy takes no documents: its status is ${status}.`);
     // What was agreed to had them, and its version cannot lose them.
-    if (pinned === undefined && !(await hasTags(client, policyId, signal))) throw new WattError("GUARDIAN_POLICY", "The policy is not one of AMS-I.D: forms or grids are missing.");
+    if (pinned === undefined && !(await isAmsId(client, policyId, signal))) throw new WattError("GUARDIAN_POLICY", "The policy is not one of AMS-I.D: forms or grids are missing.");
     const roles = Array.isArray(summary["policyRoles"]) ? summary["policyRoles"].map(String) : undefined;
     if (roles && !roles.includes(ROLE)) throw new WattError("GUARDIAN_POLICY", `The policy has no role "${ROLE}".`);
     const [projectForm, reportForm] = [await readForm(client, policyId, TAGS.project, signal), await readForm(client, policyId, TAGS.report, signal)];

@@ -2,6 +2,7 @@ import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { choiceField, configure, parseConfig } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
+import type { Filing } from "./filer.js";
 import { deskOf, MODES, serveFilings } from "./wl-guardian.js";
 
 const schema = () => z.object({ mode: choiceField(MODES, "dry-run") });
@@ -19,7 +20,7 @@ export default (RED: NodeAPI): void => {
         configure(this, () => {
             const { mode } = parseConfig(schema(), def);
             const desk = deskOf(RED, def.guardian, lifecycle);
-            serveFilings<Input>(this, lifecycle, desk, "project", mode, ({ payload, simulated }) => ({ kind: "project", payload, simulated: simulated === true }));
+            serveFilings<Filing, Input>(this, lifecycle, desk.counter("project"), "project", mode, ({ payload, simulated }) => ({ kind: "project", payload, simulated: simulated === true }));
         });
     });
 };

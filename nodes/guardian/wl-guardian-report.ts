@@ -3,6 +3,7 @@ import { z } from "zod";
 import { choiceField, configure, parseConfig, textField } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { parseReport } from "./document.js";
+import type { Filing } from "./filer.js";
 import { deskOf, MODES, serveFilings } from "./wl-guardian.js";
 
 const schema = () => z.object({ mode: choiceField(MODES, "dry-run"), projectRef: textField("") });
@@ -20,7 +21,7 @@ export default (RED: NodeAPI): void => {
         configure(this, () => {
             const { mode, projectRef } = parseConfig(schema(), def);
             const desk = deskOf(RED, def.guardian, lifecycle);
-            serveFilings<Input>(this, lifecycle, desk, "report", mode, ({ payload, evidence }) => ({ kind: "report", report: parseReport(payload), projectRef, ...evidenceOf(evidence) }));
+            serveFilings<Filing, Input>(this, lifecycle, desk.counter("report"), "report", mode, ({ payload, evidence }) => ({ kind: "report", report: parseReport(payload), projectRef, ...evidenceOf(evidence) }));
         });
     });
 };

@@ -5,8 +5,7 @@ import { adminRoute } from "../common/admin.js";
 import { choiceField, configNode, configure, parseConfig, resolveEnv, textField } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import { Desk, errorStatus, previewStatus, statusOf, type DeskSettings } from "./desk.js";
-import type { Filing } from "./filer.js";
+import { Desk, errorStatus, previewStatus, statusOf, type Counter, type DeskSettings } from "./desk.js";
 import type { Kind } from "./filings.js";
 import { ROUNDINGS } from "./twin.js";
 
@@ -54,19 +53,19 @@ export function deskOf(RED: NodeAPI, id: unknown, lifecycle: Lifecycle): Desk {
 }
 
 /** What a node that files does: dry run by default, and one message for each result and each change of it. */
-export function serveFilings<M extends { payload?: unknown; retry?: unknown }>(node: Node, lifecycle: Lifecycle, desk: Desk, kind: Kind, mode: Mode, read: (msg: M) => Filing): void {
+export function serveFilings<F, M extends { payload?: unknown; retry?: unknown }>(node: Node, lifecycle: Lifecycle, counter: Counter<F>, kind: Kind, mode: Mode, read: (msg: M) => F): void {
     if (mode === "file") {
-        const unfollow = desk.follow(kind, (payload) => {
+        const unfollow = counter.follow((payload) => {
             lifecycle.status.set(...statusOf(payload));
             node.send([null, { topic: `${payload.project}/${kind}`, payload }]);
         });
         lifecycle.onClose(unfollow);
     }
-    lifecycle.status.set("idle", mode === "file" ? `files ${kind}s` : "dry run");
+    lifecycle.status.set("idle", mode !== "file" ? "dry run" : kind === "external" ? "sends unproven" : `files ${kind}s`);
     lifecycle.onInput<M>(async (msg, send, signal) => {
         try {
             const filing = read(msg);
-            const result = mode === "file" ? await desk.file(filing, signal, msg.retry === true) : { state: "DRY-RUN" as const, ...(await desk.preview(filing, signal)) };
+            const result = mode === "file" ? await counter.file(filing, signal, msg.retry === true) : { state: "DRY-RUN" as const, ...(await counter.preview(filing, signal)) };
             lifecycle.status.set(...(result.state === "DRY-RUN" ? previewStatus(result) : statusOf(result)));
             send([Object.assign(msg, { payload: result }), null]);
         } catch (error) {

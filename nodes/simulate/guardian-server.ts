@@ -5,6 +5,7 @@ import { z } from "zod";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { SIMULATED_HEADER, STAND_IN_ACCOUNT } from "../common/simulated.js";
+import { EXTERNAL_BLOCKS, EXTERNAL_POLICY, receive, type ExternalDocument } from "./guardian-external.js";
 import { EngineError, OWNER, PolicyEngine, PP, TOKEN_ID, VVB, type PolicyState, type Rounding, type SimUser } from "./guardian-policy.js";
 
 /**
@@ -108,7 +109,9 @@ interface Answer {
 
 /** A Guardian of its own kind on a port of this machine: real HTTP, real tokens, the AMS-I.D policy, and its faults. */
 export class GuardianSimulator {
-    readonly count = { requests: 0, reports: 0, projects: 0 };
+    readonly count = { requests: 0, reports: 0, projects: 0, external: 0 };
+    /** What came to /external and was heard. */
+    readonly external: ExternalDocument[] = [];
     private readonly clock: Clock;
     private readonly server: Server;
     private readonly faults: Exclude<GuardianFault, { fault: "clear" }>[] = [];
@@ -143,7 +146,7 @@ export class GuardianSimulator {
 
     /** @throws WattError SIM_PORT */
     async start(): Promise<void> {
-        const saved = this.options.file?.load() as { policy?: PolicyState; refresh?: Refresh[] } | undefined;
+        const saved = this.options.file?.load() as { policy?: PolicyState; refresh?: Refresh[]; external?: ExternalDocument[] } | undefined;
         const { seed, rounding, profile } = this.options;
         this.engine = new PolicyEngine({
             seed,
@@ -155,6 +158,7 @@ export class GuardianSimulator {
             ...(saved?.policy && { state: saved.policy }),
         });
         this.refreshTokens.push(...(saved?.refresh ?? []));
+        this.external.push(...(saved?.external ?? []));
         if (!saved?.policy) this.seedUsers();
         await new Promise<void>((resolve, reject) => {
             this.server.on("error", (error) => reject(new WattError("SIM_PORT", `The stand-in cannot listen on ${this.options.host}:${this.options.port} (${errorCode(error) ?? errorText(error)}): choose another port.`)));
@@ -270,8 +274,8 @@ export class GuardianSimulator {
         const path = decodeURIComponent(pathname.slice("/api/v1".length));
         const input = (body ?? {}) as Record<string, unknown>;
         if (method === "POST" && path.startsWith("/accounts/")) return this.accounts(path, input);
-        // Takes everything from anyone and says yes; the policy has no block that would hear it.
-        if (method === "POST" && path.startsWith("/external")) return { status: 200, body: true };
+        // Takes everything from anyone and says yes, before anything is done and whether or not a block hears it.
+        if (method === "POST" && path.startsWith("/external")) return this.outside(path, input);
         const user = this.bearer(authorization);
         if (path === "/accounts/session") return { status: 200, body: user ? { username: user.username, did: user.did, role: user.role } : null };
         if (!user) return failure(401, "Unauthorized");
@@ -279,6 +283,7 @@ export class GuardianSimulator {
         if (path === "/policies" && method === "GET") return this.policies(user, searchParams);
         const [, id, rest = ""] = /^\/policies\/([^/]+)(\/.*)?$/.exec(path) ?? [];
         if (id === undefined) return failure(404, `Cannot ${method} ${path}`);
+        if (id === EXTERNAL_POLICY.id) return this.externalRoute(method, rest);
         if (id !== SIM_POLICY_ID) return failure(404, "The policy does not exist");
         try {
             return this.policyRoute(user, method, rest, input);
@@ -286,6 +291,24 @@ export class GuardianSimulator {
             if (!(error instanceof EngineError)) return failure(500, errorText(error));
             return this.refusal(error);
         }
+    }
+
+    private outside(path: string, input: Record<string, unknown>): Answer {
+        this.count.external++;
+        const [, id, tag] = /^\/external\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+        const isHeard = id === undefined ? input["policyTag"] === EXTERNAL_POLICY.policyTag : id === EXTERNAL_POLICY.id && tag === "mrv_data";
+        if (isHeard) this.in(this.options.chainMs ?? 0, () => void this.external.push(receive(input, this.clock.now())));
+        return { status: 200, body: true };
+    }
+
+    private externalRoute(method: string, rest: string): Answer {
+        if (method === "GET" && rest === "") return { status: 200, body: EXTERNAL_POLICY };
+        const [, tag = "", tail = ""] = /^\/tag\/([^/]+)(\/blocks)?$/.exec(rest) ?? [];
+        const blockType = Object.hasOwn(EXTERNAL_BLOCKS, tag) ? EXTERNAL_BLOCKS[tag as keyof typeof EXTERNAL_BLOCKS] : undefined;
+        if (method !== "GET" || blockType === undefined) return failure(404, "The policy does not exist, or is not published, or tag was not registered in policy");
+        if (tail === "") return { status: 200, body: { id: `${EXTERNAL_POLICY.id}-${tag}` } };
+        if (blockType === "externalDataBlock") return this.refusal(new EngineError("unavailable", "Block Unavailable"));
+        return { status: 200, body: { id: `${EXTERNAL_POLICY.id}-${tag}`, blockType, isActive: true, uiMetaData: {}, data: structuredClone(this.external), blocks: [], commonAddons: [] } };
     }
 
     private refusal({ kind, message }: EngineError): Answer {
@@ -398,7 +421,7 @@ export class GuardianSimulator {
     }
 
     private policies(user: SimUser, query: URLSearchParams): Answer {
-        const all = [this.summary(user), { id: "68d6c0ffee000000000000a2", name: "iREC 7", description: "iREC", status: "PUBLISH", version: "1.0.0", policyTag: "Tag_1", topicId: "0.0.4839203", policyRoles: ["Registrant"], userRoles: ["No role"] }];
+        const all = [this.summary(user), EXTERNAL_POLICY];
         const size = Number(query.get("pageSize") ?? 100);
         const start = Number(query.get("pageIndex") ?? 0) * size;
         return { status: 200, body: all.slice(start, start + size), headers: { "X-Total-Count": String(all.length) } };
@@ -415,7 +438,7 @@ export class GuardianSimulator {
     }
 
     private save(): void {
-        this.options.file?.save({ policy: this.policy.state, refresh: this.refreshTokens });
+        this.options.file?.save({ policy: this.policy.state, refresh: this.refreshTokens, external: this.external });
     }
 }
 

@@ -140,7 +140,7 @@ describe("the stand-in keeps to Guardian's contract", () => {
         assert.deepEqual(await get("/accounts/session", "bad"), { status: 200, total: null, body: null });
         assert.deepEqual(await get("/policies", "bad"), { status: 401, total: null, body: { statusCode: 401, message: "Unauthorized" } });
         const page = await get("/policies?pageIndex=1&pageSize=1");
-        assert.deepEqual([page.status, page.total, (page.body as { name: string }[]).map(({ name }) => name)], [200, "2", ["iREC 7"]]);
+        assert.deepEqual([page.status, page.total, (page.body as { name: string }[]).map(({ name }) => name)], [200, "2", ["MRV stand-in"]]);
         const tree = (await get(`/policies/${SIM_POLICY_ID}/blocks`)).body as { blocks: ({ tag: string } | null)[] };
         const shown = tree.blocks.flatMap((block) => block?.tag ?? []);
         assert.ok(shown.includes("add_report_bnt") && !shown.includes("sr_approve_report_btn") && tree.blocks.includes(null));

@@ -1,9 +1,5 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
-import { createServer, request as ask, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { createHttpClient } from "../../dist/common/http.js";
-import { SIMULATED_HEADER } from "../../dist/common/simulated.js";
 import type { GuardianClient } from "../../dist/guardian/client.js";
 import { Filer, TIMES, type FilerSettings, type Filing, type FilingResult } from "../../dist/guardian/filer.js";
 import { Filings, shareFilings } from "../../dist/guardian/filings.js";
@@ -286,26 +282,8 @@ describe("filing with Guardian", function () {
     }
 
     describe("at a Guardian that is none of ours", () => {
-        let proxy: Server | undefined;
-        afterEach(() => {
-            proxy?.closeAllConnections();
-            proxy?.close();
-        });
-
-        /** The stand-in without its mark: as a real Guardian would answer. */
         async function disguised(simulator: GuardianSimulator): Promise<Filer> {
-            proxy = createServer((request, response) => {
-                const { method = "", url = "", headers } = request;
-                const onward = ask(new URL(url, simulator.url), { method, headers }, (answer) => {
-                    const { [SIMULATED_HEADER]: _mark, ...kept } = answer.headers;
-                    response.writeHead(answer.statusCode ?? 500, kept);
-                    answer.pipe(response);
-                });
-                request.pipe(onward);
-            });
-            proxy.listen(0, "127.0.0.1");
-            await once(proxy, "listening");
-            return withProjectOnUrl(simulator, `http://127.0.0.1:${(proxy.address() as AddressInfo).port}/api/v1`);
+            return withProjectOnUrl(simulator, await rig.disguised(simulator));
         }
 
         async function withProjectOnUrl(simulator: GuardianSimulator, url: string): Promise<Filer> {

@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import path from "node:path";
 import type { NodeAPI } from "node-red";
 import wlGuardian, { type GuardianNode } from "../../dist/guardian/wl-guardian.js";
+import wlExternal from "../../dist/guardian/wl-guardian-external.js";
 import wlProject from "../../dist/guardian/wl-guardian-project.js";
 import wlReport from "../../dist/guardian/wl-guardian-report.js";
 import wlSim from "../../dist/simulate/wl-sim-guardian.js";
@@ -152,6 +153,43 @@ describe("the Guardian nodes", function () {
             await shown("report", /check guardian/);
         });
     }
+
+    it("send to an external data block as the example has it", async () => {
+        const file = path.join(root, "examples/carbon/03 Send a report to an external data block.json");
+        const flow = (JSON.parse(readFileSync(file, "utf8").replaceAll("3010", String(port))) as { id: string; type: string; payload?: string }[]).map((node) =>
+            node.type === "debug" || node.type === "inject" || node.type === "comment" ? { ...node, type: "helper" } : node,
+        );
+        await helper.load([wlGuardian, wlExternal, wlSim].map((register) => inFolder(folder, register)), flow);
+        await shown("wlextsims0000000", /0 filed/);
+        const payload = JSON.parse(flow.find(({ id }) => id === "wlextindr0000000")?.payload ?? "") as unknown;
+        let result = next("wlextdbg10000000");
+        helper.getNode("wlextdryr0000000").receive({ payload: structuredClone(payload) });
+        assert.deepEqual([(await result).payload.state, (await result).payload.violations], ["DRY-RUN", []]);
+        await shown("wlextdryr0000000", /dry run: signed/);
+        for (const state of ["FILED", "ALREADY"]) {
+            result = next("wlextdbg20000000");
+            helper.getNode("wlextsend0000000").receive({ payload: structuredClone(payload) });
+            assert.equal((await result).payload.state, state);
+        }
+        await shown("wlextsend0000000", /received/);
+    });
+
+    it("ask for the file that signs, and refuse one that is none", async () => {
+        const account = { username: "pp", password: "stand-in" };
+        for (const [mrv, text] of [[undefined, /add MRV file/], ["{}", /check settings/]] as const) {
+            await helper.load(
+                [wlGuardian, wlExternal].map((register) => inFolder(folder, register)),
+                [
+                    { id: "flow", type: "tab" },
+                    { id: "conf", type: "wl-guardian", server: "guardian", url: "http://127.0.0.1:1/api/v1" },
+                    { id: "external", z: "flow", type: "wl-guardian-external", guardian: "conf", fields: '{"field0": "{key}"}', wires: [[], []] },
+                ],
+                { conf: account, ...(mrv !== undefined && { external: { mrv } }) },
+            );
+            await shown("external", text);
+            await helper.unload();
+        }
+    });
 
     it("work as the example has them", async () => {
         const file = path.join(root, "examples/carbon/02 File a report with Guardian.json");

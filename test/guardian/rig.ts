@@ -1,5 +1,9 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer, request as ask, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
 import { setTimeout as wait } from "node:timers/promises";
+import { SIMULATED_HEADER } from "../../dist/common/simulated.js";
 import { createHttpClient } from "../../dist/common/http.js";
 import type { Clock } from "../../dist/common/clock.js";
 import { GuardianClient } from "../../dist/guardian/client.js";
@@ -26,6 +30,7 @@ export class Rig {
     readonly breaches: string[] = [];
     private readonly simulators: GuardianSimulator[] = [];
     private readonly clients: GuardianClient[] = [];
+    private readonly proxies: Server[] = [];
 
     async simulator(options: Partial<GuardianSimOptions> = {}): Promise<GuardianSimulator> {
         const onRequest: GuardianSimOptions["onRequest"] = (line, exchange) => {
@@ -48,7 +53,29 @@ export class Rig {
         return client;
     }
 
+    /** Base of the API of the stand-in without its mark: as a real Guardian would answer. */
+    async disguised(simulator: GuardianSimulator): Promise<string> {
+        const proxy = createServer((request, response) => {
+            const { method = "", url = "", headers } = request;
+            const onward = ask(new URL(url, simulator.url), { method, headers }, (answer) => {
+                const { [SIMULATED_HEADER]: _mark, ...kept } = answer.headers;
+                response.writeHead(answer.statusCode ?? 500, kept);
+                answer.pipe(response);
+            });
+            onward.on("error", () => response.destroy());
+            request.pipe(onward);
+        });
+        this.proxies.push(proxy);
+        proxy.listen(0, "127.0.0.1");
+        await once(proxy, "listening");
+        return `http://127.0.0.1:${(proxy.address() as AddressInfo).port}/api/v1`;
+    }
+
     async close(): Promise<void> {
+        for (const proxy of this.proxies.splice(0)) {
+            proxy.closeAllConnections();
+            proxy.close();
+        }
         for (const client of this.clients.splice(0)) client.close();
         for (const simulator of this.simulators.splice(0)) await simulator.close();
         assert.deepEqual([...new Set(this.breaches.splice(0))], []);

@@ -18,7 +18,7 @@ describe("the session with Guardian", () => {
     for (const profile of PROFILES) {
         it(`signs in to ${profile} and lists policies`, async () => {
             const client = rig.client(await rig.simulator({ profile }));
-            assert.deepEqual((await client.policies()).map(({ name }) => name), ["AMS-I.D stand-in", "iREC 7"]);
+            assert.deepEqual((await client.policies()).map(({ name }) => name), ["AMS-I.D stand-in", "MRV stand-in"]);
             assert.equal(client.sessionState, "ready");
             assert.equal(client.simulated, true);
         });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { createHttpClient, type HttpClient } from "../../../dist/common/http.js";
+import { createHttpClient } from "../../../dist/common/http.js";
 import { GuardianClient } from "../../../dist/guardian/client.js";
 import { Filer, TIMES, type Filing } from "../../../dist/guardian/filer.js";
 import { Filings } from "../../../dist/guardian/filings.js";
@@ -7,51 +7,8 @@ import { readPolicy } from "../../../dist/guardian/policy.js";
 import { parseGuardianFault, SIM_POLICY_ID, type GuardianSimulator, type Profile } from "../../../dist/simulate/guardian-server.js";
 import { makeDir, removeDir } from "../../node-red.js";
 import { FACTS, fakeReport } from "../../guardian/documents.js";
+import { Reaper } from "../../guardian/reaper.js";
 import { FastClock, PASSWORD, Rig } from "../../guardian/rig.js";
-
-/** The program ended here, as by kill -9: nothing after this line was run, and nothing is tidied up. */
-class Killed extends Error {}
-
-/** Ends the program at its nth request or write, before or after it is carried out. */
-class Reaper {
-    private left: number;
-    /** Points passed so far. */
-    passed = 0;
-    dead = false;
-
-    constructor(
-        nth: number,
-        private readonly after: boolean,
-    ) {
-        this.left = nth;
-    }
-
-    async around<T>(work: () => Promise<T>): Promise<T> {
-        this.before();
-        const value = await work();
-        this.check();
-        return value;
-    }
-
-    now<T>(work: () => T): T {
-        this.before();
-        const value = work();
-        this.check();
-        return value;
-    }
-
-    private before(): void {
-        if (this.dead) throw new Killed("dead");
-        this.passed++;
-        this.left--;
-        if (!this.after) this.check();
-    }
-
-    private check(): void {
-        if (this.left < 0) this.dead = true;
-        if (this.dead) throw new Killed("killed");
-    }
-}
 
 describe("a document is filed exactly once", function () {
     this.timeout(120_000);
@@ -93,16 +50,8 @@ describe("a document is filed exactly once", function () {
     async function live(life: Reaper | undefined, work: (filer: Filer) => Promise<unknown>): Promise<void> {
         const filings = await Filings.open(folder);
         const plain = createHttpClient();
-        const http: HttpClient = life ? { request: (request) => life.around(() => plain.request(request)), close: () => plain.close() } : plain;
-        const watched = life
-            ? new Proxy(filings, {
-                  get: (target, name) => {
-                      const member: unknown = Reflect.get(target, name);
-                      if (typeof member !== "function" || !["keep", "forget", "begin", "attempt", "update"].includes(String(name))) return typeof member === "function" ? (member.bind(target) as unknown) : member;
-                      return (...args: unknown[]) => life.now(() => Reflect.apply(member, target, args) as unknown);
-                  },
-              })
-            : filings;
+        const http = life ? life.http(plain) : plain;
+        const watched = life ? life.filings(filings) : filings;
         const client = new GuardianClient({ url: simulator.url, loginBy: "username", username: "pp", password: PASSWORD }, { http, clock, random: () => 0, timeoutMs: 100 });
         try {
             await work(new Filer(client, watched, { policyId: SIM_POLICY_ID, fingerprint, rounding: "nearest" }, TIMES, clock));
