@@ -1,4 +1,5 @@
 import { connect, type IClientOptions, type IConnackPacket, type IDisconnectPacket, type IPublishPacket, type ISubscriptionMap, type MqttClient } from "mqtt";
+import { Socket } from "node:net";
 import { MqttError, refusal } from "./errors.js";
 
 /** A message as its subscribers get it. */
@@ -63,6 +64,8 @@ export class Connection {
         const client = (options.connect ?? connect)(options.url, { ...options.client, reconnectPeriod: 0, resubscribe: false, queueQoSZero: false });
         this.client = client;
         client.handleMessage = (packet, done) => this.handle(packet, done);
+        // Acknowledgements are small, and a broker whose window is full waits for them.
+        if (client.stream instanceof Socket) client.stream.setNoDelay(true);
         client.on("connect", (packet) => {
             this.connack = packet;
             onUp(packet);

@@ -102,6 +102,7 @@ export function connectionError(cause: unknown, broker: string): MqttError {
     if (/^ERR_SSL_\w*ALERT/.test(code)) return tls(`${broker} refused the client certificate (${why}): check certificate and key in the MQTT link.`);
     if (code === "EPROTO" || code.startsWith("ERR_SSL_")) return tls(`${broker} does not speak TLS on this port, or no version in common: 8883 is usual for mqtts://, 1883 for mqtt://. (${why})`);
     if (/^ERR_OSSL|^ENOENT|^EACCES/.test(code)) return tls(`The certificates of the MQTT link cannot be read: ${why}`);
+    if (/before secure TLS/.test(why)) return new MqttError("MQTT_CLOSED", `${broker} ended the connection before TLS began: does this port speak TLS?`, undefined, { cause });
     if (/connack timeout/i.test(why)) return new MqttError("MQTT_CLOSED", `${broker} takes connections but does not answer: is it an MQTT broker, and is mqtts:// needed?`, undefined, { cause });
     if (/keepalive timeout/i.test(why)) return new MqttError("MQTT_CLOSED", `${broker} does not answer any more.`, undefined, { cause });
     return new MqttError("MQTT_CLOSED", `No connection to ${broker}${why ? `: ${why}` : ""}.`, undefined, { cause });

@@ -1,11 +1,12 @@
 import type { connect, IClientOptions, IConnackPacket } from "mqtt";
 import { Backoff } from "../common/backoff.js";
-import { type Clock, systemClock } from "../common/clock.js";
+import { type Clock, systemClock, within } from "../common/clock.js";
 import { errorText, WattError } from "../common/errors.js";
 import type { StatusKind } from "../common/status.js";
+import { Turns } from "../common/turns.js";
 import { Connection, type MqttMessage } from "./connection.js";
 import { connectionError, MqttError, subscribeRefusal } from "./errors.js";
-import { brokerName, type MqttSettings, readTls } from "./settings.js";
+import { brokerName, isTls, type MqttSettings, readTls } from "./settings.js";
 import { coverOf, covers, filterFault, laneId, matches, shareFault, topicFault } from "./topics.js";
 
 export type { MqttMessage } from "./connection.js";
@@ -148,6 +149,7 @@ export class MqttLink {
     private readonly subscribed = new Map<string, Wanted>();
     /** Filters that the broker refused on this connection, with the state of who wants them. */
     private readonly refused = new Map<string, MqttState & { share: string | undefined }>();
+    private readonly turns = new Turns();
     private syncing: Promise<void> = Promise.resolve();
     private lastClose: Promise<unknown> = Promise.resolve();
     private lastSettled: Promise<unknown> = Promise.resolve();
@@ -240,10 +242,10 @@ export class MqttLink {
         for (const user of this.users.values()) user.cancelAway?.();
         const { connection } = this;
         if (connection && this.current === UP) {
-            if (forGood && this.subscribed.size > 0) await this.within(CLOSE_WITHIN_MS, connection.unsubscribe([...this.subscribed.keys()]));
+            if (forGood && this.subscribed.size > 0) await within(this.clock, CLOSE_WITHIN_MS, connection.unsubscribe([...this.subscribed.keys()]));
             connection.hush();
             this.abandon();
-            await this.within(CLOSE_WITHIN_MS, connection.settled());
+            await within(this.clock, CLOSE_WITHIN_MS, connection.settled());
         }
         this.disconnect(forGood);
         this.users.clear();
@@ -283,7 +285,7 @@ export class MqttLink {
     private async open(attempt: number): Promise<void> {
         // The broker would take the session from the old connection while it lasts.
         await this.lastClose;
-        await this.lastSettled;
+        await Promise.race([this.lastSettled, this.clock.sleep(SETTLE_WITHIN_MS)]);
         const { url, inFlight } = this.settings;
         const tls = await readTls(url, this.settings.tls);
         if (attempt !== this.attempt) return;
@@ -340,7 +342,10 @@ export class MqttLink {
 
     private explain(cause: unknown): MqttError {
         if (cause !== undefined) return connectionError(cause, this.broker);
-        if (this.current !== UP) return new MqttError("MQTT_CLOSED", `${this.broker} closes connections without an answer: is mqtts:// needed, or a client certificate?`);
+        if (this.current !== UP) {
+            const hint = isTls(this.settings.url) ? "does it want a client certificate, or another one?" : "is mqtts:// needed?";
+            return new MqttError("MQTT_CLOSED", `${this.broker} closes connections without an answer: ${hint}`);
+        }
         // 3.1.1 gives a broker no way to say why.
         const hint = this.settings.version === 4 ? ` If this repeats: does another client use the client id ${this.settings.clientId}?` : "";
         return new MqttError("MQTT_CLOSED", `${this.broker} closed the connection.${hint}`);
@@ -374,7 +379,7 @@ export class MqttLink {
         if (!connection) return;
         this.lastClose = connection.close(forGood);
         this.abandon();
-        this.lastSettled = this.within(SETTLE_WITHIN_MS, connection.settled());
+        this.lastSettled = connection.settled();
     }
 
     /** What is kept for users that are away comes again with the session. */
@@ -424,8 +429,8 @@ export class MqttLink {
     private sync(fresh?: User): void {
         const { connection } = this;
         if (!connection) return;
-        this.syncing = this.syncing
-            .then(async () => {
+        this.syncing = this.turns
+            .take(async () => {
                 if (connection === this.connection) await this.subscribe(connection, fresh);
             })
             .catch((error: unknown) => {
@@ -486,7 +491,7 @@ export class MqttLink {
         const { connection } = this;
         if (connection && this.current === UP && user.topics.length > 0 && !user.away) {
             this.sync();
-            await this.within(QUIET_WITHIN_MS, this.quiet(connection));
+            await within(this.clock, QUIET_WITHIN_MS, this.quiet(connection));
         }
         this.remove(id, user, true);
     }
@@ -546,12 +551,6 @@ export class MqttLink {
         if (refused) return refused[1];
         const isCovered = (topic: string) => [...this.subscribed].some(([key, filter]) => filter.share === share && covers(plain(key, share), topic));
         return topics.every(isCovered) ? UP : CONNECTING;
-    }
-
-    private async within(ms: number, task: Promise<unknown>): Promise<void> {
-        const done = new AbortController();
-        await Promise.race([task, this.clock.sleep(ms, done.signal)]).catch(() => undefined);
-        done.abort();
     }
 }
 

@@ -1,13 +1,11 @@
 import { Aedes, type AedesOptions, type AedesPublishPacket, type Client } from "aedes";
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
-import { createServer as createTlsServer, type TlsOptions } from "node:tls";
+import { createServer as createTlsServer, Server as TlsServer, type TlsOptions } from "node:tls";
 
 /** A broker for MQTT 3.1.1 in this process, on a port of its own; sessions live as long as it. */
 export class TestBroker {
     readonly sockets = new Set<Socket>();
-    /** Message ids of the PUBACKs that came, in their order. */
-    readonly acknowledged: number[] = [];
     connections = 0;
     port = 0;
 
@@ -15,7 +13,7 @@ export class TestBroker {
         readonly aedes: Aedes,
         private readonly server: Server,
     ) {
-        server.on(server.listenerCount("secureConnection") > 0 ? "secureConnection" : "connection", (socket: Socket) => {
+        server.on(server instanceof TlsServer ? "secureConnection" : "connection", (socket: Socket) => {
             this.connections++;
             this.sockets.add(socket);
             socket.on("error", () => undefined);
@@ -23,7 +21,7 @@ export class TestBroker {
         });
     }
 
-    static async start(options: AedesOptions = {}, tls?: TlsOptions): Promise<TestBroker> {
+    static async start(options: AedesOptions = {}, tls?: TlsOptions, port = 0): Promise<TestBroker> {
         const aedes = new Aedes(options);
         await aedes.listen();
         aedes.on("clientError", () => undefined);
@@ -31,6 +29,7 @@ export class TestBroker {
         const server = tls ? createTlsServer(tls, (socket) => void aedes.handle(socket)) : createServer((socket) => void aedes.handle(socket));
         server.on("tlsClientError", () => undefined);
         const broker = new TestBroker(aedes, server);
+        broker.port = port;
         await broker.open();
         return broker;
     }

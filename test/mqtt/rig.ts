@@ -1,5 +1,4 @@
 import { EventEmitter, once } from "node:events";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { MqttError } from "../../dist/mqtt/errors.js";
 import { type LinkOptions, type MqttHandle, MqttLink, type MqttMessage, type MqttState, type MqttSubscription } from "../../dist/mqtt/link.js";
 import type { MqttSettings } from "../../dist/mqtt/settings.js";
@@ -19,7 +18,7 @@ export function settings(url: string, more: Partial<MqttSettings> = {}): MqttSet
     };
 }
 
-/** A link, and everything it says. Retries wait for at most 20 ms. */
+/** A link, and everything it says. */
 export class LinkRig extends EventEmitter {
     readonly link: MqttLink;
     readonly states: string[] = [];
@@ -99,9 +98,4 @@ export class RigUser {
         this.rig.emit("change");
         return done;
     }
-}
-
-/** What has been sent over the loopback has arrived: a round trip, several times over. */
-export async function wire(): Promise<void> {
-    await sleep(30);
 }
