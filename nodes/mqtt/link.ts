@@ -182,7 +182,7 @@ export class MqttLink {
     }
 
     /**
-     * Adds a user, or brings one back that a deploy made anew; the first one connects.
+     * Adds a user, brings one back that a deploy made anew, or changes what one asks for; the first one connects.
      * @throws WattError CONFIG_INVALID for topics that are none
      */
     join(id: string, subscription: MqttSubscription | undefined, onState?: (state: MqttState) => void): MqttHandle {
@@ -204,7 +204,9 @@ export class MqttLink {
         this.users.set(id, user);
         this.known.clear();
         for (const { message, settle } of before?.away ?? []) settle(selects(user, message.topic) ? user.onMessage(message) : undefined);
-        if (this.current === UP) this.sync(user);
+        // One that only adds topics has had the retained messages of the others.
+        const known = before && !before.away && before.share === share ? before.topics : [];
+        if (this.current === UP) this.sync({ share, topics: topics.filter((topic) => !known.includes(topic)) });
         else if (this.current === IDLE && this.started) this.connect();
         this.tell(user);
         return {
@@ -425,8 +427,8 @@ export class MqttLink {
         return found;
     }
 
-    /** Makes the broker's subscriptions what the users want. A user that is new is sent the retained messages of its topics. */
-    private sync(fresh?: User): void {
+    /** Makes the broker's subscriptions what the users want; what is fresh is asked for again, for its retained messages. */
+    private sync(fresh?: Pick<User, "topics" | "share">): void {
         const { connection } = this;
         if (!connection) return;
         this.syncing = this.turns
@@ -438,7 +440,7 @@ export class MqttLink {
             });
     }
 
-    private async subscribe(connection: Connection, fresh: User | undefined): Promise<void> {
+    private async subscribe(connection: Connection, fresh: Pick<User, "topics" | "share"> | undefined): Promise<void> {
         const wanted = this.wanted();
         const isDue = (key: string, { qos, share }: Wanted) =>
             (this.subscribed.get(key)?.qos ?? -1) < qos || (fresh !== undefined && share === fresh.share && fresh.topics.some((topic) => covers(plain(key, share), topic)));

@@ -63,6 +63,19 @@ describe("MqttLink", () => {
         assert.deepEqual([later.payloads, later.messages[0]!.retain], [["new"], true]);
     });
 
+    it("lets a user ask for more topics, and sends it no retained message twice", async () => {
+        for (const topic of ["a", "b"]) await broker.publish(topic, topic, { retain: true });
+        const user = rig.user("a", ["a"]);
+        await user.in("up");
+        await user.got(1);
+        const more = rig.user("a", ["a", "b"]);
+        await more.in("up");
+        await broker.publish("a", "new");
+        await more.got(2);
+        assert.deepEqual([user.payloads, more.payloads], [["a"], ["b", "new"]]);
+        assert.equal(broker.connections, 1);
+    });
+
     it("gives each user a message once, however topics overlap", async () => {
         rig = new LinkRig(settings(broker.url));
         const wide = rig.user("a", ["#", "m/+/power", "m/1/power"]);

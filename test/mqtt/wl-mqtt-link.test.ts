@@ -192,14 +192,19 @@ describe("wl-mqtt-link", () => {
     });
 
     it("survives any settings", async () => {
-        await fc.assert(
-            fc.asyncProperty(fc.dictionary(fc.constantFrom("url", "version", "clientId", "clean", "sessionExpiryH", "keepAliveS", "inFlight", "maxKb", "ca", "cert", "serverName", "insecure"), fc.anything()), async (fields) => {
-                const flow = [tab("a"), { ...JSON.parse(JSON.stringify(fields)), id: "link", type: "wl-mqtt-link", z: "" }, taker("ta", "a", "#")] as FlowNode[];
-                await helper.load(nodes, flow);
-                assert.ok(helper.getNode("link"));
+        const text = fc.oneof(fc.string(), fc.constantFrom("", "abc", "99999", "${NOT_SET}"));
+        const anything = fc.oneof(text, fc.double(), fc.boolean(), fc.constant(null), fc.array(fc.integer()), fc.constant({ a: {} }));
+        const fields = ["version", "clientId", "clean", "sessionExpiryH", "keepAliveS", "inFlight", "maxKb", "ca", "cert", "serverName", "insecure"];
+        const config = fc.record({ url: fc.oneof(anything.filter((url) => url !== "abc" && url !== "99999"), fc.constant(broker.url)), ...Object.fromEntries(fields.map((field) => [field, anything])) }, { requiredKeys: [] });
+        const property = fc.asyncProperty(config, async (settings) => {
+            try {
+                await helper.load(nodes, [tab("a"), { ...settings, id: "link", type: "wl-mqtt-link" } as FlowNode, taker("ta", "a", "#")]);
+                assert.equal(typeof helper.getNode<MqttLinkNode>("link").register, "function");
+            } finally {
                 await helper.unload();
-            }),
-            { numRuns: 20 },
-        );
+            }
+        });
+        await fc.assert(property, { numRuns: 40 });
+        await helper.load(nodes, []);
     });
 });
