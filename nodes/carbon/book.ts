@@ -2,7 +2,7 @@ import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { type Clock, systemClock } from "../common/clock.js";
 import { errorCode, toError, WattError } from "../common/errors.js";
-import { Turns } from "../common/turns.js";
+import { Breaks, Turns } from "../common/turns.js";
 import { type Database, openDatabase, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
 import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
@@ -113,6 +113,8 @@ export class Book {
     private cancelCommit: (() => void) | undefined;
     private readonly checks = new Turns();
     private isClosing = false;
+    /** While an interval is sealed or a report made nothing comes in between: samples wait for their commit. */
+    private isHolding = false;
     /** Counts what is settled by the samples there are: sealed intervals and reports. */
     private stage = 0;
     /** What the last report in vain was made of. */
@@ -187,6 +189,7 @@ export class Book {
     private commit(): void {
         this.cancelCommit?.();
         this.cancelCommit = undefined;
+        if (this.isHolding) return;
         const batch = this.waiting;
         this.waiting = [];
         if (batch.length === 0) return;
@@ -258,13 +261,20 @@ export class Book {
                 this.resettle(dirty.meter, dirty.number, dirty.until);
                 continue;
             }
-            isSealed = this.sealNext();
-            this.report();
+            this.isHolding = true;
+            try {
+                isSealed = await this.sealNext();
+                await turn();
+                await this.report();
+            } finally {
+                this.isHolding = false;
+                this.commit();
+            }
         }
     }
 
     /** @returns false when no interval is due. */
-    private sealNext(): boolean {
+    private async sealNext(): Promise<boolean> {
         const { rules } = this.options;
         const last = this.lastInterval();
         const now = this.clock.now();
@@ -273,22 +283,37 @@ export class Book {
         const { from, to } = intervalFrom(last ? start : firstStart(start, rules.intervalMs), rules.intervalMs, this.changes());
         if (now < to + rules.graceMs) return false;
         const number = (last?.number ?? 0) + 1;
-        const rows = this.rowsByMeter(from, to);
-        const settled: { name: string; meter: Meter; result: Settled }[] = [];
+        const breaks = new Breaks();
+        const rows = new Map<number, SampleColumns>();
+        for (const [first, end] of this.hours(from, to, number)) {
+            this.read(rows, first, end);
+            await breaks.take();
+        }
+        const openings = this.openings(number);
+        const settled: { meter: Meter; result: Settled }[] = [];
         const parts: MeterInterval[] = [];
-        for (const name of this.records.keys()) {
+        for (const [name, records] of this.records) {
             const meter = this.meters.get(name)!;
-            const opening = this.opening(number, meter.id);
+            const opening = openings.get(meter.id);
             const result = this.settleMeter(name, rows.get(meter.id)?.samples(name) ?? [], from, to, opening);
-            const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
+            rows.delete(meter.id);
+            const part = meterPart(records, result, from, to, rules, opening);
             if (part) parts.push(part);
-            settled.push({ name, meter, result });
+            settled.push({ meter, result });
+            await breaks.take();
+            if (this.isClosing) return false;
         }
         const interval: Interval = { project: rules.project.id, number, from, to, sealedAt: now, meters: parts, simulated: parts.some(({ hours }) => hours.some((hour) => hour.simulated)) };
         const netWh = sum(parts, ({ exportWh, importWh }) => exportWh - importWh);
+        const states = settled.flatMap(({ meter, result: { closing } }) => (closing ? [[meter.id, JSON.stringify(closing)]] : []));
+        const body = JSON.stringify(interval);
+        await turn();
+        const ends = settled.map(({ meter, result: { usedTo, isOpen } }) => [meter.id, usedTo, isOpen ? 1 : 0]);
         this.db.transaction(() => {
-            this.db.run("INSERT INTO interval (number, starts, ends, net, body, stage, rules) VALUES (?, ?, ?, ?, ?, ?, ?)", number, from, to, netWh, JSON.stringify(interval), this.stage, this.rulesId());
-            for (const { meter, result } of settled) this.keepState(number + 1, meter.id, result);
+            this.db.run("INSERT INTO interval (number, starts, ends, net, body, stage, rules) VALUES (?, ?, ?, ?, ?, ?, ?)", number, from, to, netWh, body, this.stage, this.rulesId());
+            // One statement for all meters: each costs more than what it does.
+            this.db.run("INSERT OR REPLACE INTO state SELECT ?, value->>0, value->>1 FROM json_each(?)", number + 1, JSON.stringify(states));
+            this.db.run("UPDATE meter SET used_to = value->>1, open = value->>2 FROM json_each(?) WHERE meter.id = value->>0", JSON.stringify(ends));
         });
         this.stage++;
         for (const { meter, result } of settled) Object.assign(meter, { usedTo: Math.max(result.usedTo, 0), isOpen: result.isOpen });
@@ -303,7 +328,7 @@ export class Book {
 
     private settleMeter(name: string, samples: readonly MeterSample[], from: number, to: number, opening: MeterState | undefined): Settled {
         const more = (count: number) => this.db.all<SampleRow>("SELECT * FROM sample WHERE meter = ? AND at >= ? ORDER BY at LIMIT ?", this.meters.get(name)!.id, to, count).map((row) => toSample(row, name));
-        return settleInterval(this.options.rules, name, samples, more, from, to, opening);
+        return settleInterval({ ...this.options.rules, meters: this.recordsOf(name) }, name, samples, more, from, to, opening);
     }
 
     /** The rules of now, kept once. */
@@ -332,7 +357,7 @@ export class Book {
                 const interval = this.interval(number)!;
                 const { from, to } = interval;
                 const opening = this.opening(number, meterId);
-                const result = this.settleMeter(name, this.rowsByMeter(from, to, meterId, number).get(meterId)?.samples(name) ?? [], from, to, opening);
+                const result = this.settleMeter(name, this.rowsOf(meterId, name, from, to, number), from, to, opening);
                 const part = meterPart(this.recordsOf(name), result, from, to, rules, opening);
                 if (part) this.adjust(interval, part);
                 const kept = JSON.stringify(this.opening(number + 1, meterId));
@@ -382,8 +407,9 @@ export class Book {
     }
 
     /** Records reports while there is one that is ready, or that a change of the factor ends. */
-    private report(): void {
+    private async report(): Promise<void> {
         const { rules } = this.options;
+        const breaks = new Breaks();
         for (;;) {
             const ends = this.db.all<{ number: number; starts: number; ends: number }>("SELECT number, starts, ends FROM interval WHERE report IS NULL ORDER BY number");
             const [first] = ends;
@@ -400,8 +426,15 @@ export class Book {
                 const { number, ends: to } = within[end]!;
                 const seen = `${isEnded} ${first.number} ${number} ${this.count("adjustment")} ${this.count("invoice")} ${this.count("adjustment WHERE accepted IS NOT NULL")} ${this.silent(to).join(" ")}`;
                 if (isLast && seen === this.tried) return;
-                const input = this.inputOf(this.pending(number));
+                const intervals: Interval[] = [];
+                for (const { number: due } of within.slice(0, end + 1)) {
+                    intervals.push(this.interval(due)!);
+                    await breaks.take();
+                    if (this.isClosing) return;
+                }
+                const input = this.inputOf(intervals);
                 const report = buildReport(input);
+                await turn();
                 const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
                 if (report.ready || isClosing) {
                     this.record(report, input, factor!);
@@ -456,32 +489,47 @@ export class Book {
         const rows = this.db.all<{ number: number; stage: number; rules: number }>("SELECT number, stage, rules FROM interval WHERE report IS NULL ORDER BY number");
         const kept = this.db.all<{ id: number; body: string }>("SELECT id, body FROM rules ORDER BY id");
         const used = new Map(rows.map(({ number, stage, rules }) => [number, { stage, rules: kept.find(({ id }) => id === rules)!.body }]));
-        const states = Object.fromEntries([...this.meters].flatMap(([name, { id }]) => [[name, this.opening(rows[0]!.number, id)] as const]));
+        const openings = this.openings(rows[0]!.number);
+        const states = Object.fromEntries([...this.meters].map(([name, { id }]) => [name, openings.get(id)] as const));
         return evidenceTerms(input, this.stage, states, (number) => used.get(number)!);
     }
 
     /**
-     * Terms and raw samples of a recorded report, as `capsuleLines` takes them. The samples are read as they are asked for.
+     * Terms and raw samples of a recorded report, as `capsuleLines` takes them. The samples are read as they are asked for; undefined stands
+     * for a pause in which more are read.
      * @throws WattError REPORT_UNKNOWN
      */
-    evidence(number: number): { terms: CapsuleTerms; samples: Iterable<RawSample> } {
+    evidence(number: number): { terms: CapsuleTerms; samples: Iterable<RawSample | undefined> } {
         const [row] = this.db.all<{ terms: string }>("SELECT terms FROM report WHERE number = ?", number);
         if (!row) throw new WattError("REPORT_UNKNOWN", `There is no report ${number}.`);
         const terms = JSON.parse(row.terms) as CapsuleTerms;
         return { terms, samples: this.rawSamples(terms) };
     }
 
-    private *rawSamples(terms: CapsuleTerms): Generator<RawSample> {
+    /** The book is in the order of time, a capsule in that of meters: each reading of it takes as many meters as memory may hold. */
+    private *rawSamples(terms: CapsuleTerms): Generator<RawSample | undefined> {
         const { from, to, stage, sealed } = samplesNeeded(terms);
-        const at = (order: string, ...values: number[]) => this.db.all<{ at: number }>(`SELECT at FROM sample WHERE meter = ? AND ${order}`, ...values)[0]?.at;
-        for (const name of [...this.meters.keys()].toSorted()) {
-            const { id } = this.meters.get(name)!;
-            const start = at("at >= ? ORDER BY at LIMIT 1", id, from) ?? to;
-            const last = at(`at >= ? AND since <= ? ORDER BY at LIMIT 1 OFFSET ${LOOK_AHEAD - 1}`, id, terms.period.to, sealed) ?? at("since <= ? ORDER BY at DESC LIMIT 1", id, sealed) ?? 0;
-            const until = Math.max(to, last + 1);
-            for (let first = start; first < until; first += CHUNK_MS) {
-                const end = Math.min(until, first + CHUNK_MS);
-                const rows = ["sample", "superseded"].flatMap((table) => this.db.all<SampleRow>(`SELECT * FROM ${table} WHERE at >= ? AND at < ? AND meter = ? AND since <= ?`, first, end, id, stage));
+        const [edge] = this.db.all<{ first: number | null; last: number | null }>("SELECT (SELECT at FROM sample WHERE at >= ? ORDER BY at LIMIT 1) AS first, (SELECT at FROM sample ORDER BY at DESC LIMIT 1) AS last", from);
+        const { first, last } = edge!;
+        if (first === null || last === null) return;
+        const [hour] = this.db.all<{ n: number }>("SELECT count(*) AS n FROM sample WHERE at >= ? AND at < ?", first, first + READ_MS);
+        const chunkMs = Math.min(CHUNK_MS, Math.ceil((READ_MS * ROWS_A_QUERY) / hour!.n));
+        const names = [...this.meters.keys()].toSorted();
+        const perMeter = (hour!.n / names.length) * ((to - first) / READ_MS);
+        const size = Math.max(1, Math.floor(ROWS_IN_MEMORY / perMeter));
+        for (let i = 0; i < names.length; i += size) {
+            const group = new Map(names.slice(i, i + size).map((name) => [this.meters.get(name)!.id, new RawRows(terms.period.to, to, sealed)]));
+            const ids = JSON.stringify([...group.keys()]);
+            for (let start = first; start <= last; start += chunkMs) {
+                if (start >= to && [...group.values()].every(({ isFull }) => isFull)) break;
+                for (const table of ["sample", "superseded"]) {
+                    const sql = `SELECT * FROM ${table} WHERE at >= ? AND at < ? AND since <= ? AND meter IN (SELECT value FROM json_each(?)) ORDER BY at`;
+                    for (const row of this.db.all<SampleRow>(sql, start, start + chunkMs, stage, ids)) group.get(row.meter)!.add(row, table === "sample");
+                }
+                yield undefined;
+            }
+            for (const name of names.slice(i, i + size)) {
+                const rows = group.get(this.meters.get(name)!.id)!.needed();
                 yield* rows.map((row): RawSample => ({ ...toSample(row, name), since: row.since })).toSorted(compareSamples);
             }
         }
@@ -577,8 +625,8 @@ export class Book {
         return this.lastInterval()?.ends;
     }
 
-    private pending(until = Number.MAX_SAFE_INTEGER): Interval[] {
-        return this.db.all<{ body: string }>("SELECT body FROM interval WHERE report IS NULL AND number <= ? ORDER BY number", until).map(({ body }) => JSON.parse(body) as Interval);
+    private pending(): Interval[] {
+        return this.db.all<{ body: string }>("SELECT body FROM interval WHERE report IS NULL ORDER BY number").map(({ body }) => JSON.parse(body) as Interval);
     }
 
     private unapplied(to: number): Adjustment[] {
@@ -595,27 +643,38 @@ export class Book {
         return row && (JSON.parse(row.body) as MeterState);
     }
 
+    private openings(number: number): Map<number, MeterState> {
+        return new Map(this.db.all<{ meter: number; body: string }>("SELECT meter, body FROM state WHERE number = ?", number).map(({ meter, body }) => [meter, JSON.parse(body) as MeterState]));
+    }
+
     private recordsOf(name: string): MeterRecord[] {
         return this.records.get(name) ?? [];
     }
 
-    /** Samples of an interval and shortly after it, by meter; the first interval takes in what is older. */
-    private rowsByMeter(from: number, to: number, only?: number, number = 0): Map<number, SampleColumns> {
-        const byMeter = new Map<number, SampleColumns>();
+    /** Samples of one meter of an interval and shortly after it. */
+    private rowsOf(meter: number, name: string, from: number, to: number, number: number): MeterSample[] {
+        const rows = new Map<number, SampleColumns>();
+        for (const [first, end] of this.hours(from, to, number)) this.read(rows, first, end, meter);
+        return rows.get(meter)?.samples(name) ?? [];
+    }
+
+    /** The times that an interval is settled by, in parts that a query takes; the first interval takes in what is older. */
+    private *hours(from: number, to: number, number: number): Generator<[first: number, end: number]> {
         const until = to + this.options.rules.maxGapMs;
-        const which = only === undefined ? "" : "AND meter = ?";
-        const sql = `SELECT json_group_array(json_array(meter, at, origin, exported, imported, serial, json(vals))) AS body FROM sample WHERE at >= ? AND at < ? ${which}`;
-        for (let start = number === 1 ? 0 : from; start < until; ) {
-            const end = start < from ? from : Math.min(start + READ_MS, until);
-            const [row] = this.db.all<{ body: string }>(sql, start, end, ...(only === undefined ? [] : [only]));
-            for (const tuple of JSON.parse(row!.body) as SampleTuple[]) {
-                let columns = byMeter.get(tuple[0]);
-                if (!columns) byMeter.set(tuple[0], (columns = new SampleColumns()));
-                columns.add(tuple);
-            }
-            start = end;
+        for (let start = number === 1 ? 0 : from, end: number; start < until; start = end) {
+            end = start < from ? from : Math.min(start + READ_MS, until);
+            yield [start, end];
         }
-        return byMeter;
+    }
+
+    private read(into: Map<number, SampleColumns>, from: number, to: number, only?: number): void {
+        const sql = `SELECT json_group_array(json_array(meter, at, origin, exported, imported, serial, json(vals))) AS body FROM sample WHERE at >= ? AND at < ?${only === undefined ? "" : " AND meter = ?"}`;
+        const [row] = this.db.all<{ body: string }>(sql, from, to, ...(only === undefined ? [] : [only]));
+        for (const tuple of JSON.parse(row!.body) as SampleTuple[]) {
+            let columns = into.get(tuple[0]);
+            if (!columns) into.set(tuple[0], (columns = new SampleColumns()));
+            columns.add(tuple);
+        }
     }
 }
 
@@ -677,8 +736,41 @@ function toSample({ at, exported, imported, serial, origin, vals, proof }: Sampl
     return sample;
 }
 
-/** Samples are read so much at once for a capsule. */
+/** For a capsule a query reads at most so long a time, and about so many rows of all meters. */
 const CHUNK_MS = 6 * 3_600_000;
+const ROWS_A_QUERY = 5000;
+/** So many rows are held at once, about. */
+const ROWS_IN_MEMORY = 100_000;
+
+/** What a capsule needs of one meter: all up to an instant, and of what came later the samples that closed its last interval. */
+class RawRows {
+    private readonly rows: SampleRow[] = [];
+    /** Samples known at the sealing since the end of the period: how many, and the time of the last one needed. */
+    private count = 0;
+    private lastAt = 0;
+
+    constructor(
+        private readonly periodEnd: number,
+        private readonly to: number,
+        private readonly sealed: number,
+    ) {}
+
+    get isFull(): boolean {
+        return this.count >= LOOK_AHEAD;
+    }
+
+    add(row: SampleRow, isCurrent: boolean): void {
+        this.rows.push(row);
+        if (!isCurrent || row.since > this.sealed || (this.isFull && row.at > this.lastAt)) return;
+        this.lastAt = Math.max(this.lastAt, row.at);
+        if (row.at >= this.periodEnd) this.count++;
+    }
+
+    needed(): SampleRow[] {
+        const until = Math.max(this.to, this.lastAt + 1);
+        return this.rows.filter(({ at }) => at < until);
+    }
+}
 
 /** Lets the event loop turn between intervals. */
 function turn(): Promise<void> {

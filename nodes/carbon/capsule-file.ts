@@ -2,6 +2,7 @@ import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Breaks } from "../common/turns.js";
 import { canonicalJson } from "../store/canonical-json.js";
 import { parseVerifierKey, verifyEntry, type VerifierKey } from "../store/checkpoint.js";
 import { ensureFolder, readText, replaceFile, syncFolder, systemFiles, writeAll, type Files } from "../store/files.js";
@@ -30,7 +31,7 @@ export interface Evidence extends Omit<CapsuleSummary, "outcome"> {
 export async function keepEvidence(
     folder: string,
     report: Report,
-    { terms, samples }: { terms: CapsuleTerms; samples: Iterable<RawSample> },
+    { terms, samples }: { terms: CapsuleTerms; samples: Iterable<RawSample | undefined> },
     recompute: Recompute,
     ledger: Ledger,
     files: Files = systemFiles,
@@ -109,7 +110,7 @@ export class EvidenceKeeper {
         private readonly recompute: Recompute,
     ) {}
 
-    keep(report: Report, raw: { terms: CapsuleTerms; samples: Iterable<RawSample> }): Promise<Evidence> {
+    keep(report: Report, raw: { terms: CapsuleTerms; samples: Iterable<RawSample | undefined> }): Promise<Evidence> {
         return keepEvidence(this.folder, report, raw, this.recompute, this.ledger());
     }
 
@@ -128,13 +129,14 @@ export class EvidenceKeeper {
 }
 
 /** Writes the lines to a file that is there as a whole or not at all. */
-async function writeCapsule(files: Files, file: string, lines: Generator<string, CapsuleSummary>, check: (summary: CapsuleSummary) => void): Promise<CapsuleSummary> {
+async function writeCapsule(files: Files, file: string, lines: Generator<string | undefined, CapsuleSummary>, check: (summary: CapsuleSummary) => void): Promise<CapsuleSummary> {
     const next = `${file}.tmp`;
     try {
         const handle = await files.open(next, "w");
         let summary: CapsuleSummary | undefined;
         try {
             let position = 0;
+            const breaks = new Breaks();
             while (!summary) {
                 let text = "";
                 while (text.length < CHUNK_BYTES) {
@@ -143,9 +145,11 @@ async function writeCapsule(files: Files, file: string, lines: Generator<string,
                         summary = step.value;
                         break;
                     }
+                    if (step.value === undefined) break;
                     text += `${step.value}\n`;
                 }
                 if (text !== "") position += await writeAll(handle, [Buffer.from(text)], position);
+                await breaks.take();
             }
             check(summary);
             await handle.datasync();

@@ -78,10 +78,10 @@ export function compareSamples(a: RawSample, b: RawSample): number {
 
 /**
  * The lines of a capsule, each without its line feed; equal samples are written once. Returns what it holds.
- * @param samples In the order of `compareSamples`.
+ * @param samples In the order of `compareSamples`; undefined, a pause for whoever has other things to do, is handed on.
  * @throws WattError CAPSULE_ORDER; CAPSULE_INVALID for terms or samples that no capsule can hold; what the engine throws
  */
-export function* capsuleLines(terms: CapsuleTerms, samples: Iterable<RawSample>, recompute: Recompute): Generator<string, CapsuleSummary> {
+export function* capsuleLines(terms: CapsuleTerms, samples: Iterable<RawSample | undefined>, recompute: Recompute): Generator<string | undefined, CapsuleSummary> {
     const tree = new Frontier();
     const add = (line: string) => {
         tree.add(leafHash(line));
@@ -93,6 +93,10 @@ export function* capsuleLines(terms: CapsuleTerms, samples: Iterable<RawSample>,
     const run = recompute(terms);
     let last: RawSample | undefined;
     for (const sample of samples) {
+        if (!sample) {
+            yield undefined;
+            continue;
+        }
         const order = last ? compareSamples(last, sample) : -1;
         if (order === 0) continue;
         if (order > 0) throw new WattError("CAPSULE_ORDER", `The sample of ${sample.meter} at ${sample.at} comes after a later one: sort them first.`);

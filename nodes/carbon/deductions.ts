@@ -50,11 +50,9 @@ export interface MeterSpan {
 }
 
 export function spansOf(intervals: readonly Interval[], meters: readonly MeterRecord[]): MeterSpan[] {
-    const names = [...new Set(meters.map(({ meter }) => meter))];
-    return names.map((meter) => ({
-        meter,
-        parts: intervals.flatMap((interval) => interval.meters.filter((part) => part.meter === meter).map((part) => ({ interval, part }))),
-    }));
+    const spans = new Map<string, MeterSpan>(meters.map(({ meter }) => [meter, { meter, parts: [] }]));
+    for (const interval of intervals) for (const part of interval.meters) spans.get(part.meter)?.parts.push({ interval, part });
+    return [...spans.values()];
 }
 
 /** All that the export registers counted, and the part of it that a claim can never exceed; Wh, before import is taken off. */
@@ -118,6 +116,7 @@ export function clockLines(book: LineBook, spans: readonly MeterSpan[]): void {
 
 /** Correction factors, each over the hours that it is valid in; a part of a Wh counts against the claim. */
 export function correctionLines(book: LineBook, spans: readonly MeterSpan[], meters: readonly MeterRecord[]): void {
+    if (meters.every(({ corrections }) => corrections.length === 0)) return;
     for (const { hours, record } of hoursByRecord(spans, meters)) {
         for (const { from, to, kind, export: out, import: into, source } of record.corrections) {
             const valid = hours.filter(({ at }) => from <= at && at < to);
@@ -197,17 +196,26 @@ export function invoiceLines(book: LineBook, intervals: readonly Interval[], inv
 
 /** The hours of each meter, by the inventory's entry in service. */
 function hoursByRecord(spans: readonly MeterSpan[], meters: readonly MeterRecord[]): { record: MeterRecord; hours: MeterHour[] }[] {
+    const recordsOf = groupBy(meters, ({ meter }) => meter);
     return spans.flatMap(({ meter, parts }) => {
-        const records = meters.filter((record) => record.meter === meter);
+        const records = recordsOf.get(meter) ?? [];
+        const hours = new Map<MeterRecord | undefined, MeterHour[]>(records.map((record) => [record, []]));
         // An interval ends where an entry does, so that its start tells the entry of its hours.
-        const placed = parts.flatMap(({ interval, part }) => part.hours.map((hour) => ({ hour, record: recordAt(records, Math.max(interval.from, hour.at)) })));
-        return records.map((record) => ({ record, hours: placed.filter((place) => place.record === record).map(({ hour }) => hour) }));
+        for (const { interval, part } of parts) {
+            for (const hour of part.hours) hours.get(recordAt(records, Math.max(interval.from, hour.at)))?.push(hour);
+        }
+        return records.map((record) => ({ record, hours: hours.get(record)! }));
     });
 }
 
 function groupBy<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
     const groups = new Map<K, T[]>();
-    for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+    for (const item of items) {
+        const name = key(item);
+        const group = groups.get(name);
+        if (group) group.push(item);
+        else groups.set(name, [item]);
+    }
     return groups;
 }
 

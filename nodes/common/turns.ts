@@ -9,3 +9,20 @@ export class Turns {
         return turn;
     }
 }
+
+/** Lets the event loop turn within a long piece of work. */
+export class Breaks {
+    private since = performance.now();
+
+    /** @param ms How long the loop may be held. */
+    constructor(private readonly ms = 10) {}
+
+    /** To be awaited between small steps; most return at once. */
+    async take(): Promise<void> {
+        if (performance.now() - this.since < this.ms) return;
+        await new Promise((resolve) => {
+            setImmediate(resolve);
+        });
+        this.since = performance.now();
+    }
+}

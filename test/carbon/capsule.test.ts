@@ -52,7 +52,7 @@ function build(samples: readonly RawSample[] = SAMPLES, terms = TERMS): { text: 
     for (;;) {
         const step = run.next();
         if (step.done) return { text: lines.map((line) => `${line}\n`).join(""), summary: step.value };
-        lines.push(step.value);
+        lines.push(step.value!);
     }
 }
 

@@ -41,9 +41,11 @@ describe("the evidence of a report", () => {
         for (;;) {
             const step = run.next();
             if (step.done) return { text, summary: step.value };
-            text += `${step.value}\n`;
+            if (step.value !== undefined) text += `${step.value}\n`;
         }
     }
+
+    const samplesOf = (number: number) => [...book.evidence(number).samples].filter((sample) => sample !== undefined);
 
     /** Each report's capsule holds the report as it was recorded, and verifies. */
     async function assertProven(): Promise<{ reports: Report[]; texts: string[] }> {
@@ -100,6 +102,30 @@ describe("the evidence of a report", () => {
         assert.deepEqual(changed, [...[1, 2, 3, 4].flatMap((interval) => [[interval, -10_000], [interval, 185_000]]), [5, -10_000]]);
     });
 
+    it("holds for samples that come in the middle of a sealing: they wait, and are late data", async () => {
+        await open();
+        const samples = steady(START, START + 2 * DAY + HOUR, 60_000);
+        await put(samples.filter(({ at }) => at <= START + DAY));
+        clock.set(START + DAY + HOUR);
+        const turn = () => new Promise((resolve) => setImmediate(resolve));
+        const checking = book.check();
+        // The second turn is in the middle of it.
+        await turn();
+        await turn();
+        let isKept = false;
+        const lower = book.add({ ...samples[100]!, exportWh: samples[100]!.exportWh! - 5000 }).then(() => (isKept = true));
+        clock.advance(200);
+        await turn();
+        assert.equal(isKept, false, "it waits for the sealing");
+        await checking;
+        await lower;
+        await put(samples.filter(({ at }) => at > START + DAY));
+        clock.set(START + 2 * DAY + HOUR);
+        await book.check();
+        const { reports } = await assertProven();
+        assert.ok(reports.some(({ adjustments }) => adjustments.some(({ interval, exportWh }) => interval === 1 && exportWh < 0)));
+    });
+
     it("keeps the rules that each interval was sealed by", async () => {
         await open({ minTonnes: 3 });
         const other = meterRecord({ meter: "site/m2" });
@@ -140,8 +166,8 @@ describe("the evidence of a report", () => {
         await book.check();
         const { texts } = await assertProven();
         assert.match(texts[0]!, /"signature":/);
-        const { terms, samples } = book.evidence(1);
-        const raised = [...samples].map((sample) => (sample.at === START + DAY ? { ...sample, exportWh: sample.exportWh! + 1000 } : sample));
+        const { terms } = book.evidence(1);
+        const raised = samplesOf(1).map((sample) => (sample.at === START + DAY ? { ...sample, exportWh: sample.exportWh! + 1000 } : sample));
         const forged = [...capsuleLines(terms, raised, recomputeReport)].map((line) => `${line}\n`).join("");
         const verdict = await verifyCapsule(inPieces(forged), recomputeReport);
         assert.deepEqual(verdict.findings.filter(({ ok }) => !ok).map(({ check }) => check), ["signatures"]);
