@@ -1,5 +1,5 @@
 import { WattError } from "../../common/errors.js";
-import type { PointValue } from "../../common/reading.js";
+import type { BadReason, PointValue } from "../../common/reading.js";
 import { isPointName, unitOf } from "../../common/units.js";
 import type { Arrival, Decoded, DeviceSample, Preset, PresetOptions } from "../preset.js";
 
@@ -9,13 +9,14 @@ const PREFIX = "wattledger";
 const LAST_LEVEL = "data";
 const LONGEST_TEXT = 200;
 /** Properties of a sample that are no points. */
-const OWN = new Set(["up", "ts", "sig"]);
+const OWN = new Set(["up", "ts", "sig", "est"]);
 
 /**
  * Our own envelope, one message of one device:
  * `{"v":1,"id":"esp32-ab12cd","boot":17,"seq":4211,"up":123456789,"ts":1795257600000,"s":[{"up":123451789,"ac_power_w":1234.5}]}`.
  * `boot` counts the device's starts, `seq` its messages since, `up` is ms since the start, `ts` ms UTC where the device has a clock (null
- * or absent where not), `sig` a signature (docs/evidence.md), `sim` true where nothing was measured, `class` what the device is.
+ * or absent where not), `sig` a signature (docs/evidence.md), `sim` true where nothing was measured, `class` what the device is;
+ * `est` in a sample true where its values were reckoned, such as power from current alone: they are never claimed.
  * Points are in our names, units and signs; null is a value that could not be read.
  */
 export const native: Preset = {
@@ -63,17 +64,21 @@ function decodeSample(entry: unknown, device: string, sentUp: number | undefined
     if (!isObject(entry)) throw invalid("each sample must be an object");
     const [up, own, signature] = [amount(entry, "up"), amount(entry, "ts"), text(entry, "sig")];
     const values: Record<string, PointValue> = {};
+    const isEstimated = entry["est"] ?? false;
+    if (typeof isEstimated !== "boolean") throw invalid("est must be true or false");
+    const bad: Record<string, BadReason> = {};
     for (const [point, value] of Object.entries(entry)) {
         if (OWN.has(point) || value === null) continue;
         if (!isPointName(point)) throw invalid(`point name "${point.slice(0, 50)}" must be snake_case and end in its unit, such as ac_power_w`);
         const isText = typeof value === "string" && unitOf(point) === undefined && value.length <= LONGEST_TEXT;
         if (typeof value !== "number" && !isText) throw invalid(`${point} must be a number, or null where it could not be read`);
         values[point] = value;
+        if (isEstimated) bad[point] = "estimated";
     }
     // What the device's clock says when it sends dates its samples better than when they come.
     const counted = sentTs !== undefined && up !== undefined && sentUp !== undefined ? sentTs - (sentUp - up) : up === undefined ? sentTs : undefined;
     const ts = own ?? counted;
-    return { device, values, ...(ts !== undefined && { ts }), ...(up !== undefined && { up }), ...(signature !== undefined && { signature }) };
+    return { device, values, ...(isEstimated && { bad }), ...(ts !== undefined && { ts }), ...(up !== undefined && { up }), ...(signature !== undefined && { signature }) };
 }
 
 function parseObject(body: Buffer): Record<string, unknown> {
