@@ -1,5 +1,15 @@
 import type { PointValue, ReadingMessage } from "./reading.js";
 
+/** When a number of a point has changed, instead of the report's own rule. */
+export interface Deadband {
+    /** Moved by more than this, in the point's unit. Where `pct` is given too, the wider of both counts. */
+    abs?: number | undefined;
+    /** Moved by more than this share of the largest seen, in %. */
+    pct?: number | undefined;
+    /** Sent after this time though it did not move, ms. */
+    maxAgeMs?: number | undefined;
+}
+
 export interface ReportOptions {
     /** Sends one message a point instead of one a sample. */
     perPoint: boolean;
@@ -8,6 +18,8 @@ export interface ReportOptions {
     /** A number that moved by no more than this share, in %, of the largest seen of its point has not changed. */
     deadbandPct: number;
     heartbeatMs: number;
+    /** By point. */
+    deadbands?: ReadonlyMap<string, Deadband>;
 }
 
 /** One point of a sample, as charts and gauges take it. */
@@ -30,6 +42,8 @@ export class Reporter {
     private readonly sent = new Map<string, Sent>();
     private readonly largest = new Map<string, number>();
     private readonly seq = new Map<string, number>();
+    /** When points with a largest age were sent last. */
+    private readonly toldAt = new Map<string, number>();
 
     constructor(private readonly options: ReportOptions) {}
 
@@ -55,7 +69,11 @@ export class Reporter {
         const { quality, bad = {} } = sample.reading;
         const points = Object.keys(payload);
         const last = this.sent.get(topic);
-        const moved = points.filter((point) => this.moved(`${topic}/${point}`, last?.payload[point], payload[point]!));
+        const moved = points.filter((point) => {
+            const key = `${topic}/${point}`;
+            const rule = this.options.deadbands?.get(point);
+            return this.moved(key, rule, last?.payload[point], payload[point]!) || this.isOld(key, rule, at);
+        });
         // Absent without a reason: not asked for this time, as slow values are by most polls.
         const lost = Object.keys(bad).filter((point) => !(point in payload));
         const gone = lost.some((point) => last && point in last.payload);
@@ -64,16 +82,24 @@ export class Reporter {
         const told = due || !this.options.perPoint ? points : moved;
         // What is not told is held against the value that was sent, so that a slow drift shows.
         const values = { ...last?.payload };
-        for (const point of told) values[point] = payload[point]!;
+        for (const point of told) {
+            values[point] = payload[point]!;
+            if (this.options.deadbands?.get(point)?.maxAgeMs !== undefined) this.toldAt.set(`${topic}/${point}`, at);
+        }
         for (const point of lost) delete values[point];
         this.sent.set(topic, told === points ? { at, quality, payload: values } : { ...last!, payload: values });
         return told;
     }
 
-    private moved(key: string, last: PointValue | undefined, value: PointValue): boolean {
+    private moved(key: string, rule: Deadband | undefined, last: PointValue | undefined, value: PointValue): boolean {
         if (typeof value !== "number") return value !== last;
         const largest = Math.max(this.largest.get(key) ?? 0, Math.abs(value));
         this.largest.set(key, largest);
-        return typeof last !== "number" || Math.abs(value - last) > (this.options.deadbandPct / 100) * largest;
+        const pct = rule?.pct ?? (rule?.abs === undefined ? this.options.deadbandPct : 0);
+        return typeof last !== "number" || Math.abs(value - last) > Math.max(rule?.abs ?? 0, (pct / 100) * largest);
+    }
+
+    private isOld(key: string, rule: Deadband | undefined, at: number): boolean {
+        return rule?.maxAgeMs !== undefined && at - (this.toldAt.get(key) ?? -Infinity) >= rule.maxAgeMs;
     }
 }

@@ -2,6 +2,8 @@ import { systemClock } from "../common/clock.js";
 import { EnergyBook } from "../common/energy.js";
 import { errorText } from "../common/errors.js";
 import { type MapClass, type MapEntry, type MapFault, type MapHead, PointMapError, type PointMaps } from "../common/pointmaps.js";
+import type { Deadband } from "../common/report.js";
+import { UNITS } from "../common/units.js";
 import { type ChosenMap, deviceNameOf, unitsOf } from "./config.js";
 import { explainCut } from "./explain.js";
 import type { LinkMember } from "./link.js";
@@ -63,6 +65,8 @@ export interface MapView {
     deviceName: string;
     groups: { name: string; everyS: number; points: number }[];
     plan: PlannedGroup[];
+    /** Points with a deadband of their own. */
+    deadbands: string[];
 }
 
 /**
@@ -92,7 +96,14 @@ export function viewOf(map: ModbusMap, chosen: ChosenMap, { cost, maxRegisters }
             .flatMap(({ names, periodMs }) => names.map((name) => ({ name, everyS: periodMs / 1000 })))
             .map((group) => ({ ...group, points: map.points.filter((point) => point.group === group.name).length })),
         plan,
+        deadbands: map.points.flatMap(({ name, unit, deadband }) => (deadband ? [`${name} ${deadbandText(deadband, unit ? UNITS[unit] : "")}`] : [])),
     };
+}
+
+/** `0.05 Hz, at least every 300 s` */
+function deadbandText({ abs, pct, maxAgeMs }: Deadband, unit: string): string {
+    const parts = [abs !== undefined && `${abs} ${unit}`, pct !== undefined && `${pct} %`, maxAgeMs !== undefined && `at least every ${maxAgeMs / 1000} s`];
+    return parts.filter(Boolean).join(", ");
 }
 
 /** What is wrong with a map, line by line; the error's own message where it names no line. */

@@ -76,6 +76,9 @@ function pointShape() {
         invalid: sentinels(),
         valid: boundsOrMore().optional(),
         max_step: strictMap({ per: mapDuration(), by: mapNumber(1e-9, 1e12) }).optional(),
+        deadband: strictMap({ abs: mapNumber(0, 1e12).optional(), pct: mapNumber(0, 100).optional(), max_age: mapDuration().optional() })
+            .refine((deadband) => Object.keys(deadband).length > 0, "must have abs, pct or max_age, such as {abs: 5}")
+            .optional(),
         group: mapText("a group's name").optional(),
         sign: mapChoice(SIGNS).optional(),
         direction: strictMap({

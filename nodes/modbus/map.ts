@@ -1,5 +1,6 @@
 import { type MapHead, MapFile, suggest } from "../common/pointmaps.js";
 import type { BadReason } from "../common/reading.js";
+import type { Deadband } from "../common/report.js";
 import type { Sample } from "../common/sample.js";
 import { isCounter, isPointName, LIMITS, UNIT_TEXTS, unitOf, UNITS, unitText, type UnitKey } from "../common/units.js";
 import { type ModbusMapSchema, modbusMapSchema, type RawMap, type RawPoint, type RawRange, type SIGNS } from "./map-schema.js";
@@ -38,6 +39,8 @@ export interface MapPoint extends ReadItem {
     readonly valid: readonly (readonly [min: number, max: number])[];
     /** Largest change in our unit by ms. */
     readonly maxStepPerMs: number | undefined;
+    /** In our unit; undefined leaves it to the node. */
+    readonly deadband: Deadband | undefined;
     /** Names of an enum's values or of bits, by number. */
     readonly labels: ReadonlyMap<number, string> | undefined;
     readonly labelsBits: boolean;
@@ -330,11 +333,12 @@ class Compiler {
         if (isNumber && raw.sign === undefined && needsSign(name, type) && this.raw.class !== "weather") {
             fault("sign", "a power that can be negative says what positive means: add sign: import_positive, export_positive, discharge_positive, charge_positive, generation_positive or consumption_positive");
         }
-        if (!isNumber) for (const key of ["unit", "scale", "offset", "valid", "max_step", "sign", "direction"] as const) if (raw[key] !== undefined) fault(key, `does not go with a ${kind}: remove it`);
+        if (!isNumber) for (const key of ["unit", "scale", "offset", "valid", "max_step", "deadband", "sign", "direction"] as const) if (raw[key] !== undefined) fault(key, `does not go with a ${kind}: remove it`);
         if (kind === "counter") for (const key of ["sign", "direction", "offset", "max_step"] as const) if (raw[key] !== undefined) fault(key, "does not go with a counter: remove it");
         const scale = typeof raw.scale === "number" ? raw.scale : 1;
         if (kind === "counter" && scale < 0) fault("scale", "a counter's scale is positive");
         const toOurs = (value: number) => (value * conversion.factor * sign) || 0;
+        const toSize = (size: number) => Math.abs(toOurs(size));
         const valid = rangesOf(raw.valid).map(([low, high]) => (sign > 0 ? ([toOurs(low), toOurs(high)] as const) : ([toOurs(high), toOurs(low)] as const)));
         this.checkWrite(draft);
         const point = {
@@ -353,7 +357,8 @@ class Compiler {
             direction: draft.directionAt === undefined ? undefined : { at: (draft.directionAt - place.address) * 2, negative: raw.direction!.negative },
             invalid: this.sentinels(draft),
             valid: valid.length > 0 ? valid : [(unit && LIMITS[unit]) ?? ([-Infinity, Infinity] as const)],
-            maxStepPerMs: raw.max_step && (raw.max_step.by * conversion.factor) / raw.max_step.per,
+            maxStepPerMs: raw.max_step && toSize(raw.max_step.by) / raw.max_step.per,
+            deadband: raw.deadband && { abs: raw.deadband.abs && toSize(raw.deadband.abs), pct: raw.deadband.pct, maxAgeMs: raw.deadband.max_age },
             labels: this.labels(draft),
             labelsBits: raw.bits !== undefined,
             at: (address - place.address) * (type.family === "bit" ? 1 : 2),

@@ -1,3 +1,4 @@
+import type { Deadband } from "../common/report.js";
 import type { BlockReaderOptions } from "./block-reader.js";
 import type { DeviceNeeds } from "./links.js";
 import type { MapItem, ModbusMap } from "./map.js";
@@ -30,6 +31,11 @@ export function readGroups({ groups, items }: Pick<ModbusMap, "groups" | "items"
         { name: names.join("+"), names, periodMs: fast[0]!.periodMs, items: items.filter(({ group }) => names.includes(group)) },
         ...sorted.slice(fast.length),
     ];
+}
+
+/** Which points have a deadband of their own. */
+export function deadbandsOf({ points }: Pick<ModbusMap, "points">): Map<string, Deadband> {
+    return new Map(points.flatMap(({ name, deadband }) => (deadband ? [[name, deadband] as const] : [])));
 }
 
 /** How a map wants to be read over a link. */

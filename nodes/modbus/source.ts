@@ -4,7 +4,7 @@ import type { LinkMember, LinkState } from "./link.js";
 import type { ModbusMap } from "./map.js";
 import { MapUnit } from "./map-unit.js";
 import { PolledUnits, type SourceOptions } from "./polled-units.js";
-import { type ReadGroup, readGroups } from "./read-groups.js";
+import { deadbandsOf, type ReadGroup, readGroups } from "./read-groups.js";
 
 /** Everything a wl-modbus node does: reads units by a map, and tells what they say. */
 export class ModbusSource {
@@ -15,7 +15,7 @@ export class ModbusSource {
         const { config, map } = options;
         this.groups = readGroups(map, config.periods);
         const wrong = "MODBUS_WRONG_DEVICE";
-        this.units = new PolledUnits(options, { groups: this.groups, unidentified: wrong, news: wrong }, reportOptions(config), "identifying");
+        this.units = new PolledUnits(options, { groups: this.groups, unidentified: wrong, news: wrong }, { ...reportOptions(config), deadbands: deadbandsOf(map) }, "identifying");
     }
 
     /** Works until aborted; resolves then. */

@@ -93,6 +93,22 @@ describe("reporting", () => {
             assert.equal(take({ a_w: 1000.001 }).length, 0);
         });
 
+        it("a point with a deadband of its own counts as changed by that one", () => {
+            const deadbands = new Map([
+                ["a_hz", { abs: 0.05 }],
+                ["b_w", { abs: 50, pct: 10 }],
+                ["c_w", { pct: 0 }],
+                ["e_w", { maxAgeMs: 3000 }],
+            ]);
+            const take = reporter({ byException: true, perPoint: true, deadbandPct: 1, deadbands });
+            const topics = (values: Record<string, PointValue>) => take({ a_hz: 50, b_w: 1000, c_w: 1000, d_w: 1000, e_w: 1000, ...values }).map(({ topic }) => topic.slice(4));
+            assert.equal(topics({}).length, 5);
+            assert.deepEqual(topics({ a_hz: 50.06, b_w: 1100, c_w: 1001, d_w: 1010, e_w: 1010 }), ["a_hz", "c_w"]);
+            assert.deepEqual(topics({ a_hz: 50.1, b_w: 1120, c_w: 1001, d_w: 1011 }), ["b_w", "d_w"], "the wider of both");
+            assert.deepEqual(topics({ a_hz: 50.1, b_w: 1120, c_w: 1001, d_w: 1011 }), ["e_w"], "3 s old, though it did not move");
+            assert.deepEqual(topics({ a_hz: 50.1, b_w: 1120, c_w: 1001, d_w: 1011, e_w: 1012 }), ["e_w"], "without a size, the node's deadband");
+        });
+
         it("a point at a time sends the points that changed, and all at the heartbeat", () => {
             const take = reporter({ byException: true, perPoint: true, heartbeatMs: 10_000 });
             const topics = (values: Record<string, PointValue>, bad: Record<string, BadReason> = {}) => take(values, { bad }).map(({ topic }) => topic.slice(4));

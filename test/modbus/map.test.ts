@@ -243,6 +243,11 @@ describe("a poll by a map", () => {
         assert.deepEqual(read("0000", "0000").values, {});
     });
 
+    it("has deadbands in our unit", () => {
+        const { points } = mapOf({ ac_power_w: "address: 0, type: int16, unit: kW, scale: 0.1, sign: export_positive, deadband: {abs: 0.2, max_age: 5m}", a_v: "address: 1, type: int16" });
+        assert.deepEqual(points.map(({ deadband }) => deadband), [{ abs: 200, pct: undefined, maxAgeMs: 300_000 }, undefined]);
+    });
+
     it("identifies by one of several ranges", () => {
         const [rule] = mapOf({ ac_power_w: "address: 0, type: uint16" }, "defaults: {table: input}\nidentify:\n  - {address: 9, type: uint16, in: [[1, 2], [10, 12]]}\n").identify;
         const check = (word: number) => rule!.check(Buffer.from([0, word]));
@@ -354,6 +359,8 @@ describe("a modbus map", () => {
             ["a scale register is left out of the answer", { a_v: "address: 5, type: int32, scale: {register: 4, rule: divide_pow10}" }, /line 10: points\.a_v\.scale: .*one answer: add \[4, 6\] to defaults\.atomic/],
             ["a scale register is elsewhere", { a_v: "address: 5, type: int32, scale: {register: 9, rule: divide_pow10}" }, /add \[5, 9\]/, "defaults: {table: input, atomic: [[0, 6]]}\n"],
             ["a direction is left out of the answer", { a_power_w: `${ok}, sign: charge_positive, direction: {register: 1, negative: [1]}` }, /points\.a_power_w\.direction: .*add \[0, 1\]/],
+            ["a deadband says nothing", { a_v: `${ok}, deadband: {}` }, /line 10: points\.a_v\.deadband: must have abs, pct or max_age/],
+            ["a state has a deadband", { state: `${ok}, enum: {0: off}, deadband: {abs: 1}` }, /deadband: does not go with a state/],
             ["a scale has no rule", { a_v: `${ok}, scale: {register: 4}` }, /scale/],
             ["a scale is 0", { a_v: `${ok}, scale: 0` }, /scale: must be a number other than 0/],
             ["atomic points are in two groups", { a_v: "address: 0, type: int16, group: fast", b_v: "address: 1, type: int16, group: slow" }, /all points of an atomic range are in one group: take fast/, "defaults: {table: input, atomic: [[0, 1]]}\ngroups: {fast: {every: 1s}, slow: {every: 60s}}\n"],

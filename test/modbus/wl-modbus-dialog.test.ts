@@ -48,6 +48,8 @@ describe("the dialog of wl-modbus asks", () => {
         const { body: short } = await rig.post<MapView>("map", pasted({ link: link({ maxRegisters: "4" }) }));
         assert.deepEqual(requests(short)[0], ["fast", 0.2, "0+4 limit", "4+4"]);
         assert.equal(rig.server.connections, 0, "no device is asked");
+        const { body: own } = await rig.post<MapView>("map", pasted({ mapText: METER_MAP.replace("scale: 0.01, valid", "scale: 0.01, deadband: {abs: 0.05, max_age: 5m}, valid") }));
+        assert.deepEqual([body.deadbands, own.deadbands], [[], ["ac_frequency_hz 0.05 Hz, at least every 300 s"]]);
     });
 
     it("what is wrong with a map, line by line", async () => {

@@ -80,6 +80,14 @@ describe("wl-modbus", () => {
         assert.equal((await rig.next()).payload["ac_power_w"], -3000);
     });
 
+    it("takes what the map says of a point for a change", async () => {
+        await rig.load({ byException: true, deadband: "1", mapText: METER_MAP.replace("scale: 0.01, valid", "scale: 0.01, deadband: {abs: 0.05}, valid") });
+        await rig.next();
+        // Less than 1 % of 50 Hz.
+        rig.units.get(1)!.set(1, 5010);
+        assert.equal((await rig.next()).payload["ac_frequency_hz"], 50.1);
+    });
+
     it("adds every value with its registers", async () => {
         await rig.load({ rawValues: true });
         const { modbus } = (await rig.next()) as unknown as { modbus: { point: string }[] };
