@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import { errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, SizeLimit } from "./learned.js";
+import { errorOf, type Hole, Holes, keyOf, type Refusal, refusalOf, type SizeFault, SizeLimit } from "./learned.js";
 import { dataBytes, describe, isBits } from "./pdu.js";
 import { type Block, contains, hits, overlaps, type Plan, planReads, type PlanOptions, type ReadItem, type Span, unreadable } from "./plan.js";
 import { ModbusError, type ModbusReader, type ReadRequest, type Table } from "./transport.js";
@@ -29,6 +29,31 @@ export interface Learned {
     /** Most registers and bits that are asked for at once; Infinity where only the settings limit them. */
     maxRegisters: number;
     maxBits: number;
+    /** Why these are limited. */
+    tooManyRegisters?: SizeFault;
+    tooManyBits?: SizeFault;
+}
+
+/**
+ * The reads around what was learned: without the items that are refused, and no longer than the unit answers.
+ * @throws WattError MODBUS_PLAN naming the items that no read can hold.
+ */
+export function planAround<I extends ReadItem>(items: readonly I[], limits: PlanOptions & { maxRegisters: number; maxBits: number }, { holes, maxRegisters, maxBits }: Learned): Plan<I> {
+    const refused = new Set(holes.map(keyOf));
+    const live = refused.size === 0 ? items : items.filter((item) => !refused.has(keyOf(item)));
+    const rest = { ...limits, holes };
+    const least = (ofBits: boolean) => live.reduce((most, { table, size }) => (isBits(table) === ofBits ? Math.max(most, size) : most), 1);
+    try {
+        return planReads(live, {
+            ...rest,
+            maxRegisters: Math.min(limits.maxRegisters, Math.max(maxRegisters, least(false))),
+            maxBits: Math.min(limits.maxBits, Math.max(maxBits, least(true))),
+        });
+    } catch (error) {
+        // What may be read only once can hold items together that a learned limit would tear apart.
+        if (error instanceof WattError && (maxRegisters < Infinity || maxBits < Infinity)) return planReads(live, rest);
+        throw error;
+    }
 }
 
 /** How often a device that is busy is asked again, for one read and in one call, and after what pause at first, ms. */
@@ -60,7 +85,13 @@ export class BlockReader<I extends ReadItem> {
 
     get learned(): Learned {
         const { holes, registers, bits } = this.memory;
-        return { holes: holes.all, maxRegisters: registers.max, maxBits: bits.max };
+        return {
+            holes: holes.all,
+            maxRegisters: registers.max,
+            maxBits: bits.max,
+            ...(registers.fault && { tooManyRegisters: registers.fault }),
+            ...(bits.fault && { tooManyBits: bits.fault }),
+        };
     }
 
     /** Another device: nothing of what was learned holds. */
@@ -124,22 +155,7 @@ export class BlockReader<I extends ReadItem> {
     }
 
     private planFor(items: readonly I[], maxRegisters: number, maxBits: number): Plan<I> {
-        const { holes } = this.memory;
-        const live = items.filter((item) => !holes.at(item));
-        const limits = this.limits();
-        const rest = { ...limits, holes: holes.all };
-        const least = (ofBits: boolean) => live.reduce((most, { table, size }) => (isBits(table) === ofBits ? Math.max(most, size) : most), 1);
-        try {
-            return planReads(live, {
-                ...rest,
-                maxRegisters: Math.min(limits.maxRegisters, Math.max(maxRegisters, least(false))),
-                maxBits: Math.min(limits.maxBits, Math.max(maxBits, least(true))),
-            });
-        } catch (error) {
-            // What may be read only once can hold items together that a learned limit would tear apart.
-            if (error instanceof WattError && (maxRegisters < Infinity || maxBits < Infinity)) return planReads(live, rest);
-            throw error;
-        }
+        return planAround(items, this.limits(), { holes: this.memory.holes.all, maxRegisters, maxBits });
     }
 
     private limits() {

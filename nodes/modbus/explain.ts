@@ -1,3 +1,5 @@
+import type { Learned } from "./block-reader.js";
+import type { Hole, SizeFault } from "./learned.js";
 import { isBits } from "./pdu.js";
 import type { Block, Cut, ReadItem, Span } from "./plan.js";
 
@@ -17,6 +19,25 @@ const WHY: Record<Cut, (block: PlannedBlock, next: PlannedBlock) => string> = {
     undeclared: (block, next) => `Not all of ${between(block, next)} are declared readable.`,
     hole: (_, next) => `The device refused to read on to ${next.address}: it is tried again at least once a day.`,
 };
+
+/** What a unit taught and how, a sentence each. @param pointsIn The points in a range of registers. */
+export function explainLearned({ holes, maxRegisters, maxBits, tooManyRegisters, tooManyBits }: Learned, pointsIn: (span: Span) => string[]): string[] {
+    return [
+        ...holes.map((hole) => explainHole(hole, pointsIn(hole))),
+        ...(tooManyRegisters ? [explainLimit(maxRegisters, "registers", tooManyRegisters)] : []),
+        ...(tooManyBits ? [explainLimit(maxBits, "bits", tooManyBits)] : []),
+    ];
+}
+
+function explainHole({ table, address, size, refusal: { message } }: Hole, points: string[]): string {
+    if (size === 0) return `No read reaches across ${table} ${address}: ${message}`;
+    const place = size === 1 ? `${table} ${address}` : `${table} ${address}..${address + size - 1}`;
+    return `${place}${points.length > 0 ? ` (${points.join(", ")})` : ""} is left out: ${message}`;
+}
+
+function explainLimit(max: number, unit: string, { size, isRefused }: SizeFault): string {
+    return `At most ${max} ${unit} are read at once: a read of ${size} was ${isRefused ? "refused" : "not answered"}, shorter ones were answered.`;
+}
 
 function between({ table, address, quantity }: PlannedBlock, next: PlannedBlock): string {
     const first = address + quantity;

@@ -5,11 +5,12 @@ import { type MapClass, type MapEntry, type MapFault, type MapHead, PointMapErro
 import type { Deadband } from "../common/report.js";
 import { UNITS } from "../common/units.js";
 import { type ChosenMap, deviceNameOf, unitsOf } from "./config.js";
-import { explainCut } from "./explain.js";
+import { type Learned, planAround } from "./block-reader.js";
+import { explainCut, explainLearned } from "./explain.js";
 import type { LinkMember } from "./link.js";
 import { type MapItem, type ModbusMap, parseModbusMap } from "./map.js";
 import { MapUnit, type RawValue } from "./map-unit.js";
-import { type Block, type LinkCost, planReads } from "./plan.js";
+import { type Block, type LinkCost, overlaps } from "./plan.js";
 import { planOptionsOf, readGroups } from "./read-groups.js";
 
 /** A map in the dialog's list. */
@@ -60,8 +61,14 @@ export interface MapView {
     models: string[];
     verified: MapHead["source"]["verified"];
     points: number;
-    /** Unit ids that will be read. */
+    /** Unit ids from the factory. */
     units: number[];
+    /** Unit ids that will be read. */
+    chosen: number[];
+    /** The one of them that is looked at. */
+    unit: number;
+    /** What that one taught, a sentence each; absent where no running node reads it. */
+    learned?: string[];
     deviceName: string;
     groups: { name: string; everyS: number; points: number }[];
     plan: PlannedGroup[];
@@ -69,14 +76,27 @@ export interface MapView {
     deadbands: string[];
 }
 
+const NOTHING: Learned = { holes: [], maxRegisters: Infinity, maxBits: Infinity };
+
+export interface ViewOptions {
+    cost: LinkCost;
+    maxRegisters: number;
+    /** The unit to look at; the first one where it is none of those chosen. */
+    unit?: number;
+    /** What a unit has taught. */
+    learned?: (unit: number) => Learned | undefined;
+}
+
 /**
  * What a map says and how it would be read.
  * @throws WattError MODBUS_PLAN when the link's limit tears points apart.
  */
-export function viewOf(map: ModbusMap, chosen: ChosenMap, { cost, maxRegisters }: { cost: LinkCost; maxRegisters: number }): MapView {
-    const options = planOptionsOf(map, cost);
+export function viewOf(map: ModbusMap, chosen: ChosenMap, { cost, maxRegisters, unit: wanted, learned: learnedOf }: ViewOptions): MapView {
+    const unit = chosenUnit(chosen, map, wanted);
+    const learned = learnedOf?.(unit);
+    const limits = { ...planOptionsOf(map, cost), maxRegisters: Math.min(map.maxRegisters, maxRegisters), maxBits: Infinity };
     const plan = readGroups(map, chosen.periods).map(({ names, periodMs, items }): PlannedGroup => {
-        const { blocks, registers, bits, ms } = planReads(items, { ...options, maxRegisters: Math.min(map.maxRegisters, maxRegisters) });
+        const { blocks, registers, bits, ms } = planAround(items, limits, learned ?? NOTHING);
         const requests = blocks.map(({ items: held, ...block }, i) => ({
             ...block,
             why: explainCut(block, blocks[i + 1]),
@@ -91,12 +111,15 @@ export function viewOf(map: ModbusMap, chosen: ChosenMap, { cost, maxRegisters }
         verified: map.source.verified,
         points: map.points.length,
         units: unitsOf({ units: undefined }, map),
+        chosen: units,
+        unit,
+        ...(learned && { learned: explainLearned(learned, (span) => map.points.filter((point) => overlaps(point, span)).map(({ name }) => name)) }),
         deviceName: deviceNameOf({ deviceName: "" }, map, units[0]!, units.length),
         groups: readGroups(map, {})
             .flatMap(({ names, periodMs }) => names.map((name) => ({ name, everyS: periodMs / 1000 })))
             .map((group) => ({ ...group, points: map.points.filter((point) => point.group === group.name).length })),
         plan,
-        deadbands: map.points.flatMap(({ name, unit, deadband }) => (deadband ? [`${name} ${deadbandText(deadband, unit ? UNITS[unit] : "")}`] : [])),
+        deadbands: map.points.flatMap(({ name, unit: measure, deadband }) => (deadband ? [`${name} ${deadbandText(deadband, measure ? UNITS[measure] : "")}`] : [])),
     };
 }
 
@@ -121,13 +144,19 @@ export interface Preview {
     warning?: string;
 }
 
+function chosenUnit(chosen: ChosenMap, map: ModbusMap, wanted: number | undefined): number {
+    const units = unitsOf(chosen, map);
+    return wanted !== undefined && units.includes(wanted) ? wanted : units[0]!;
+}
+
 /**
- * Reads the first unit once, every group of the map.
+ * Reads one of the units once, every group of the map.
+ * @param wanted The first one where it is none of those chosen.
  * @throws WattError that says why nothing can be shown.
  */
-export async function preview(reader: LinkMember, map: ModbusMap, chosen: ChosenMap, signal: AbortSignal): Promise<Preview> {
+export async function preview(reader: LinkMember, map: ModbusMap, chosen: ChosenMap, signal: AbortSignal, wanted?: number): Promise<Preview> {
     const clock = systemClock;
-    const unit = unitsOf(chosen, map)[0]!;
+    const unit = chosenUnit(chosen, map, wanted);
     const groups = readGroups(map, chosen.periods);
     const options = { map, groups, cost: reader.cost, site: "", name: "", rawValues: true, maxGapMs: 0, energy: new EnergyBook(clock), clock };
     const started = clock.monotonic();

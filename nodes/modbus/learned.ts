@@ -91,6 +91,12 @@ export function keyOf({ table, address, size }: Span): string {
     return `${table} ${address}+${size}`;
 }
 
+/** A read that was too long: refused, or not answered, while shorter ones were. */
+export interface SizeFault {
+    size: number;
+    isRefused: boolean;
+}
+
 /**
  * The longest read that a unit takes, in registers or bits. Halved when a long read fails while short ones work; after that one
  * longer read now and then finds out how much more it takes.
@@ -106,6 +112,12 @@ export class SizeLimit {
     private trialAt = Infinity;
     private trialSize = Infinity;
     private pauseMs = 0;
+    private isRefused = false;
+
+    /** The shortest read known to be too long; undefined while none is. */
+    get fault(): SizeFault | undefined {
+        return this.tooLong === Infinity ? undefined : { size: this.tooLong, isRefused: this.isRefused };
+    }
 
     answered(quantity: number): void {
         this.proven = Math.max(this.proven, quantity);
@@ -120,6 +132,7 @@ export class SizeLimit {
     /** A read of this length was not answered, a shorter one was. */
     unanswered(quantity: number, now: number): void {
         this.limit(quantity, HOUR_MS);
+        this.isRefused = false;
         // It may have been a coincidence: tried once more as soon as all else works.
         this.trialSize = quantity;
         this.trialAt = now;
@@ -128,6 +141,7 @@ export class SizeLimit {
     /** The device said itself that this is too long: asking for less costs little. */
     refused(quantity: number, now: number): void {
         this.limit(quantity, 0);
+        this.isRefused = true;
         this.schedule(now, 0);
     }
 

@@ -5,7 +5,7 @@ import { WattError } from "../common/errors.js";
 import { type BadReason, createReading, type PointValue, type Quality, type ReadingMessage } from "../common/reading.js";
 import { countEnergy, qualityOf } from "../common/totals.js";
 import { UNITS } from "../common/units.js";
-import { BlockReader, offsetOf } from "./block-reader.js";
+import { BlockReader, type Learned, offsetOf } from "./block-reader.js";
 import type { IdentifyRule, MapItem, MapPoint, ModbusMap } from "./map.js";
 import { isBlank, type MapAnswers, MapDecoder, pointsOf } from "./map-decoder.js";
 import { isBits } from "./pdu.js";
@@ -84,6 +84,10 @@ export class MapUnit implements SourceUnit {
 
     get devices(): readonly { name: string }[] {
         return [this.options];
+    }
+
+    get learned(): Learned {
+        return this.blocks.learned;
     }
 
     get coverage(): { read: number; total: number } {

@@ -1,3 +1,4 @@
+import type { Learned } from "./block-reader.js";
 import { deviceNameOf, type ModbusConfig, unitsOf } from "./config.js";
 import { reportOptions } from "./fields.js";
 import type { LinkMember, LinkState } from "./link.js";
@@ -37,6 +38,11 @@ export class ModbusSource {
     /** Polls every unit now; resolves when all have been. */
     pollNow(signal: AbortSignal): Promise<void> {
         return this.units.pollNow(signal);
+    }
+
+    /** What a unit has taught since the start. */
+    learned(unit: number): Learned | undefined {
+        return this.units.get(unit)?.learned;
     }
 
     /** To be told of every change of the link. */

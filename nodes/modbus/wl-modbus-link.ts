@@ -13,6 +13,8 @@ type LinkConfig = z.output<typeof linkSchema>;
 export interface ModbusLinkNode extends Node {
     /** By node id. Node-RED hands this node's errors and status on to the flows of its users. */
     users: Record<string, Node>;
+    /** `192.168.1.20:502`; empty while the settings are unusable. */
+    endpoint(): string;
     /**
      * Joins the link; the first user connects it. `onState` hears every change, the present state is the reader's `state`.
      * @param needs Where the user's device needs more time than the settings give.
@@ -49,6 +51,7 @@ export default (RED: NodeAPI): void => {
             });
 
         this.users = {};
+        this.endpoint = () => (settings ? endpointName(settings) : "");
         this.register = (user, onState, needs) => {
             if (!settings) throw new WattError("CONFIG_MISSING", "check modbus-link");
             this.users[user.id] = user;

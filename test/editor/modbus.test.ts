@@ -15,6 +15,21 @@ interface Editor {
 declare const RED: Editor;
 
 const NODE = "wlmodbus0000node";
+/** Reads the same meter, and asks for a register that it does not have. */
+const TAUGHT = "wlmodbus000taught";
+const REFUSED_MAP = `schema: pointmap/1
+id: meter-with-more
+class: meter
+vendor: Eastron
+models: [SDM630]
+source: {doc: test/editor, verified: document, date: 2026-11-21}
+protocol: modbus
+defaults: {table: input, gaps: allow}
+points:
+  ac_power_w: {address: 52, type: float32, unit: W, sign: import_positive}
+  ac_frequency_hz: {address: 70, type: float32, unit: Hz, deadband: {abs: 0.05}}
+  cabinet_temperature_c: {address: 90, type: float32, unit: °C}
+`;
 
 describe("the dialog of wl-modbus", () => {
     let userDir: string;
@@ -25,7 +40,8 @@ describe("the dialog of wl-modbus", () => {
     before(async () => {
         userDir = await makeUserDir();
         const flows = JSON.parse(await readFile(path.join(root, "examples", "modbus", "01 Read a meter by a map.json"), "utf8")) as FlowNode[];
-        nodeRed = await startNodeRed({ userDir, flows });
+        const example = flows.find(({ id }) => id === NODE)!;
+        nodeRed = await startNodeRed({ userDir, flows: [...flows, { ...example, id: TAUGHT, map: "paste", mapText: REFUSED_MAP, wires: [[]] }] });
         browser = await launchBrowser();
         page = await newPage();
     });
@@ -42,8 +58,8 @@ describe("the dialog of wl-modbus", () => {
         await opened.page.waitForFunction((id) => RED.nodes.node(id), NODE);
         return opened.page;
     }
-    const open = async (on = page) => {
-        await on.evaluate((id) => RED.editor.edit(RED.nodes.node(id)!), NODE);
+    const open = async (on = page, node = NODE) => {
+        await on.evaluate((id) => RED.editor.edit(RED.nodes.node(id)!), node);
         await on.waitForSelector("#node-input-map optgroup", { state: "attached" });
         await known("", on);
     };
@@ -89,6 +105,40 @@ describe("the dialog of wl-modbus", () => {
         assert.equal(await page.inputValue("#wl-modbus-period-fast"), "2");
         await close("ok");
         assert.deepEqual(await saved("periods"), { fast: "2" });
+    });
+
+    it("shows what the running node has learned, and what is a change by the map", async () => {
+        await open(page, TAUGHT);
+        await page.check("#node-input-byException");
+        assert.equal(await text("#wl-modbus-deadbands"), "The map has a deadband of its own for: ac_frequency_hz 0.05 Hz");
+        await page.click("#wl-modbus-plan summary");
+        while ((await page.locator("#wl-modbus-learned li").count()) === 0) {
+            const asked = page.waitForResponse((response) => response.url().endsWith("/modbus/map"));
+            await page.dispatchEvent("#node-input-units", "change");
+            await asked;
+        }
+        assert.match(await text("#wl-modbus-learned li"), /^input 90\.\.91 \(cabinet_temperature_c\) is left out: Unit 10 has no such address/);
+        await page.locator("#wl-modbus-learned").scrollIntoViewIfNeeded();
+        await picture("learned");
+        await close("cancel");
+    });
+
+    it("reads the unit that is chosen among several", async () => {
+        await open();
+        assert.equal(await page.isVisible("#wl-modbus-unit"), false);
+        await page.fill("#node-input-units", "10, 11");
+        await page.dispatchEvent("#node-input-units", "change");
+        await page.waitForSelector("#wl-modbus-unit", { state: "visible" });
+        assert.equal(await page.getAttribute("#wl-modbus-unit", "aria-label"), "Unit to look at");
+        await page.selectOption("#wl-modbus-unit", "11");
+        await page.click("#wl-modbus-preview");
+        await page.waitForSelector("#wl-modbus-result.wl-error");
+        assert.match(await text("#wl-modbus-result"), /^Unit 11 /);
+        await page.selectOption("#wl-modbus-unit", "10");
+        await page.click("#wl-modbus-preview");
+        await page.waitForFunction(() => document.querySelector("#wl-modbus-result")!.textContent.startsWith("Unit 10: "));
+        await picture("units");
+        await close("cancel");
     });
 
     it("reads the device and shows values beside their registers", async () => {

@@ -323,6 +323,7 @@ describe("block reader", () => {
                 bench.clock.advance(DAY / 24);
                 assert.equal((await bench.call()).size, 100, "a trial costs no value");
             }
+            assert.equal(bench.reader.learned.tooManyRegisters?.isRefused, false);
             assert.ok(bench.reader.learned.maxRegisters >= 48, `${bench.reader.learned.maxRegisters}`);
             bench.device.nature = {};
             bench.clock.advance(2 * DAY);
@@ -336,6 +337,7 @@ describe("block reader", () => {
         const bench = new Bench({ most: 50 }, items);
         for (let call = 0; call < 8; call++) assert.equal((await bench.call()).size, 100);
         assert.equal(bench.reader.learned.maxRegisters, 50);
+        assert.deepEqual(bench.reader.learned.tooManyRegisters, { size: 52, isRefused: true });
         assert.deepEqual(bench.reader.learned.holes, []);
     });
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { WattError } from "../../dist/common/errors.js";
-import { explainCut } from "../../dist/modbus/explain.js";
+import { explainCut, explainLearned } from "../../dist/modbus/explain.js";
 import { costOf, planReads, type Plan, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
 import { leastTime, LINK_COSTS, SDM630_ITEMS, shippedDevices } from "./device-items.js";
@@ -175,6 +175,22 @@ describe("request planner", () => {
         assert.deepEqual(cuts([item(0, 4), item(2, 4)], { holes: [{ address: 0, size: 6 }] }), ["hole", undefined]);
         assert.deepEqual(cuts(apart, { gaps: "declared", readable: [{ address: 0, size: 5 }, { address: 5, size: 10 }] }), [undefined], "ranges that touch are one");
         assert.deepEqual(cuts(apart, { forbidden: [{ table: "input", address: 5, size: 1 }] }), [undefined], "another table's");
+    });
+
+    it("tells a person what was learned, and how", () => {
+        const refusal = { code: "MODBUS_EXCEPTION" as const, message: "Refused (exception 2).", exception: 2 };
+        const hole = (address: number, size: number) => ({ ...item(address, size), asked: item(address, size), refusal, retryAt: 0, waitMs: 0 });
+        const notes = explainLearned(
+            { holes: [hole(8, 1), hole(10, 4), hole(20, 0)], maxRegisters: 50, maxBits: 100, tooManyRegisters: { size: 51, isRefused: true }, tooManyBits: { size: 200, isRefused: false } },
+            ({ address }) => (address === 10 ? ["a_w", "b_w"] : []),
+        );
+        assert.deepEqual(notes, [
+            "holding 8 is left out: Refused (exception 2).",
+            "holding 10..13 (a_w, b_w) is left out: Refused (exception 2).",
+            "No read reaches across holding 20: Refused (exception 2).",
+            "At most 50 registers are read at once: a read of 51 was refused, shorter ones were answered.",
+            "At most 100 bits are read at once: a read of 200 was not answered, shorter ones were answered.",
+        ]);
     });
 
     it("tells a person why, with addresses", () => {

@@ -7,7 +7,7 @@ import { helper } from "../node-red.js";
 import { faults } from "./fault-server.js";
 import { MapRig } from "./map-rig.js";
 import { SITE } from "./reader-rig.js";
-import { METER_MAP } from "./meter.js";
+import { METER_MAP, meterWords } from "./meter.js";
 
 describe("the dialog of wl-modbus asks", () => {
     const rig = new MapRig();
@@ -50,6 +50,35 @@ describe("the dialog of wl-modbus asks", () => {
         assert.equal(rig.server.connections, 0, "no device is asked");
         const { body: own } = await rig.post<MapView>("map", pasted({ mapText: METER_MAP.replace("scale: 0.01, valid", "scale: 0.01, deadband: {abs: 0.05, max_age: 5m}, valid") }));
         assert.deepEqual([body.deadbands, own.deadbands], [[], ["ac_frequency_hz 0.05 Hz, at least every 300 s"]]);
+    });
+
+    it("what the running node has learned of the device, and plans around it", async () => {
+        rig.units.get(1)!.delete(6);
+        rig.units.set(2, meterWords());
+        await rig.load({ units: "1-2" });
+        await rig.shows("yellow 1 of 2 devices");
+        const ask = (more: object) => rig.post<MapView>("map", pasted({ link: link(), id: "reader", units: "1-2", ...more }));
+        const { body } = await ask({});
+        assert.deepEqual([body.chosen, body.unit, body.plan[0]!.requests.map(({ address, quantity }) => [address, quantity])], [[1, 2], 1, [[0, 6], [7, 1]]]);
+        assert.equal(body.learned?.length, 1);
+        assert.match(body.learned[0]!, /^holding 6 \(state\) is left out: Unit 1 has no such address.* \(exception 2, holding 6\+1\)\.$/);
+        assert.equal(body.plan[0]!.requests[0]!.cut, "hole");
+        const { body: second } = await ask({ unit: "2" });
+        assert.deepEqual([second.unit, second.learned, second.plan[0]!.requests.length], [2, [], 1]);
+        const { body: elsewhere } = await ask({ link: link({ host: "localhost" }) });
+        assert.deepEqual([elsewhere.learned, elsewhere.plan[0]!.requests.length], [undefined, 1], "that of another endpoint is another device");
+        const { body: unknown } = await ask({ id: "none", unit: "77" });
+        assert.deepEqual([unknown.learned, unknown.unit], [undefined, 1]);
+    });
+
+    it("what a chosen one of several units says now", async () => {
+        rig.units.set(2, meterWords().set(3, 1000));
+        await start();
+        const read = async (unit: string) => {
+            const { body } = await rig.post<Preview>("preview", pasted({ link: link(), units: "1-2", unit }));
+            return [body.unit, body.rows.find(({ point }) => point === "ac_power_w")!.value];
+        };
+        assert.deepEqual([await read("2"), await read("1"), await read("9"), await read("")], [[2, -1000], [1, -2500], [1, -2500], [1, -2500]]);
     });
 
     it("what is wrong with a map, line by line", async () => {
