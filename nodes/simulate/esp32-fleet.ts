@@ -39,7 +39,7 @@ export interface FleetConfig extends Omit<MeterConfig, "ratedW"> {
 export interface FleetEvents {
     onStatus(kind: StatusKind, text: string): void;
     onError(error: Error): void;
-    /** What is true of all devices together, after each round in which something was sent. */
+    /** What is true of all devices together, once a second at most, after something was sent. */
     onTruth(points: Record<string, PointValue>, timestamp: number): void;
 }
 
@@ -77,7 +77,7 @@ const MAX_SENDING = 8;
 const LONGEST_GAP_MS = 7 * 86_400_000;
 const SAVE_EVERY_MS = 30_000;
 /** Pause between two rounds while the past is made up for, and at most. */
-const SHORT_PAUSE_MS = 20;
+const SHORT_PAUSE_MS = 100;
 const LONG_PAUSE_MS = 1000;
 /** More than any receiver takes. */
 const OVERSIZE_BYTES = 80_000;
@@ -100,6 +100,7 @@ export class Esp32Fleet {
     private readonly devices: Device[];
     private readonly faults = new Map<number | undefined, FleetFault>();
     private readonly count = { kept: 0, refused: 0, samples: 0 };
+    private told = { answered: 0, at: -Infinity };
     private saved = -Infinity;
     private unsaved = false;
 
@@ -131,10 +132,9 @@ export class Esp32Fleet {
         for (;;) {
             const now = this.clock.now();
             const until = Math.min(now, from + (this.clock.monotonic() - began) * this.config.speed);
-            const before = this.count.kept + this.count.refused;
             await this.serveAll(until, signal);
             signal.throwIfAborted();
-            if (this.count.kept + this.count.refused > before) this.events.onTruth(this.truth(), now);
+            this.tell(now, until === now);
             if (this.clock.monotonic() - this.saved > SAVE_EVERY_MS) this.save();
             this.showStatus(now);
             await this.clock.sleep(Math.min(Math.max(this.nextMs(), SHORT_PAUSE_MS), LONG_PAUSE_MS), signal);
@@ -273,6 +273,14 @@ export class Esp32Fleet {
         if (!extra) return;
         if (fault === "twin") device.twinSeq++;
         await this.transport.send(extra, { isForged: fault === "forged", signal });
+    }
+
+    private tell(now: number, isPresent: boolean): void {
+        const answered = this.count.kept + this.count.refused;
+        const monotonic = this.clock.monotonic();
+        if (answered === this.told.answered || (!isPresent && monotonic - this.told.at < LONG_PAUSE_MS)) return;
+        this.told = { answered, at: monotonic };
+        this.events.onTruth(this.truth(), now);
     }
 
     private truth(): Record<string, PointValue> {

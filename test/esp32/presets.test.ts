@@ -7,12 +7,14 @@ import fc from "fast-check";
 import { WattError } from "../../dist/common/errors.js";
 import { isPointName, LIMITS, unitOf } from "../../dist/common/units.js";
 import { guessPoint, pointWithUnit } from "../../dist/esp32/names.js";
+import { BROKER } from "../../dist/esp32/keys.js";
 import { parseMapping, valueAt } from "../../dist/esp32/mapping.js";
 import type { Arrival, Decoded, Preset, PresetOptions } from "../../dist/esp32/preset.js";
 import { PRESETS as FOREIGN } from "../../dist/esp32/presets.js";
 import { native } from "../../dist/esp32/presets/native.js";
 import { matches } from "../../dist/mqtt/topics.js";
 import { numberOf, Recent, times, timeOf } from "../../dist/esp32/values.js";
+import { IngestRig } from "./rig.js";
 
 const PRESETS = [native, ...FOREIGN];
 /** Sat 2026-11-21 17:20:00 UTC */
@@ -78,6 +80,28 @@ describe("the presets of ESP32 sources", () => {
             }
         });
     }
+
+    it("give the ingest what it takes", async () => {
+        const rig = new IngestRig();
+        await rig.open();
+        try {
+            for (const preset of FOREIGN) {
+                for (const file of readdirSync(path.join(fixtures, preset.id))) {
+                    const golden = JSON.parse(readFileSync(path.join(fixtures, preset.id, file), "utf8")) as Golden;
+                    const decoder = preset.createDecoder(optionsOf(golden));
+                    for (const [i, step] of golden.steps.entries()) {
+                        if (typeof step.expect === "string") continue;
+                        const { accepted, stale } = await rig.ingest.take(decoder, arrivalOf(step), BROKER).catch((error: unknown) => assert.fail(`${preset.id}/${file} step ${i}: ${String(error)}`));
+                        const samples = step.expect.flatMap((decoded) => decoded.samples);
+                        const isDated = samples.some(({ ts, stale: isOld }) => ts !== undefined || !isOld);
+                        assert.deepEqual([accepted > 0, stale > 0], [isDated, samples.length > 0 && !isDated], `${preset.id}/${file} step ${i}`);
+                    }
+                }
+            }
+        } finally {
+            await rig.close();
+        }
+    });
 
     it("subscribe to nothing that devices take orders from", () => {
         const orders = ["solar/114172801234/cmd/limit_persistent_relative", "solar/1/cmd/power", "inverter/ctrl/limit/0", "inverter/ctrl/power/0", "cmnd/plug/Power", "plug/cmnd/Power", "stat/plug/RESULT", "node/switch/relay/command", "shellyplus1-a/rpc", "shellyplus1-a/command/switch:0", "shellyplus1-a/command", "emon/openevse/rapi/in/$FP", "homeassistant/switch/a/config", "homeassistant/number/a/b/config", "x/set"];
