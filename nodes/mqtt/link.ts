@@ -1,7 +1,7 @@
 import type { connect, IClientOptions, IConnackPacket } from "mqtt";
 import { Backoff } from "../common/backoff.js";
 import { type Clock, systemClock, within } from "../common/clock.js";
-import { errorText, WattError } from "../common/errors.js";
+import { errorCode, errorText, WattError } from "../common/errors.js";
 import type { StatusKind } from "../common/status.js";
 import { Turns } from "../common/turns.js";
 import { Connection, type MqttMessage } from "./connection.js";
@@ -143,6 +143,8 @@ export class MqttLink {
     private hadSession = false;
     /** Codes that this outage was told with. */
     private outage: Set<string> | undefined;
+    /** Connections in a row that the broker closed soon and without a reason. */
+    private unexplained = 0;
     /** Told on this connection. */
     private readonly warned = new Set<string>();
     /** Filters as sent, on this connection. */
@@ -332,6 +334,7 @@ export class MqttLink {
         }
         this.hadSession = !this.settings.clean;
         this.cancelStable = this.clock.after(STABLE_MS, () => {
+            this.unexplained = 0;
             this.backoff.reset();
             this.back();
         });
@@ -343,14 +346,16 @@ export class MqttLink {
     }
 
     private explain(cause: unknown): MqttError {
-        if (cause !== undefined) return connectionError(cause, this.broker);
-        if (this.current !== UP) {
-            const hint = isTls(this.settings.url) ? "does it want a client certificate, or another one?" : "is mqtts:// needed?";
+        const { url, clientId } = this.settings;
+        if (this.current !== UP && (cause === undefined || errorCode(cause) === "ECONNRESET") && !/before secure TLS/.test(errorText(cause))) {
+            const hint = isTls(url) ? "does it want a client certificate, or another one?" : "is mqtts:// needed?";
             return new MqttError("MQTT_CLOSED", `${this.broker} closes connections without an answer: ${hint}`);
         }
-        // 3.1.1 gives a broker no way to say why.
-        const hint = this.settings.version === 4 ? ` If this repeats: does another client use the client id ${this.settings.clientId}?` : "";
-        return new MqttError("MQTT_CLOSED", `${this.broker} closed the connection.${hint}`);
+        if (cause !== undefined) return connectionError(cause, this.broker);
+        // By 3.1.1 a broker cannot say why, and Mosquitto 2.0 does not by 5.0 either.
+        this.unexplained++;
+        if (this.unexplained < 2) return new MqttError("MQTT_CLOSED", `${this.broker} closed the connection.`);
+        return new MqttError("MQTT_TAKEN_OVER", `${this.broker} closed the connection again, as brokers do when another client uses the client id ${clientId}: give each Node-RED one of its own in the MQTT link.`, "client id in use?");
     }
 
     private lose(error: MqttError): void {

@@ -369,13 +369,40 @@ describe("MqttLink", () => {
         it("when another client has the client id, and does not fight", async () => {
             const user = rig.user("a", ["#"]);
             await user.in("up");
-            const other = new LinkRig(settings(broker.url));
-            await other.user("a", ["#"]).in("up");
+            const other = new LinkRig(settings(broker.url), { random: () => 0 });
+            const twin = other.user("a", ["#"]);
+            await twin.in("up");
             await user.in("down");
-            assert.match(rig.lost[0]!.message, /does another client use the client id wltest\?/);
-            clock.advance(999);
-            assert.equal(broker.connections, 2);
+            clock.advance(1_000);
+            await user.in("up");
+            await twin.in("down");
+            await twin.in("up");
+            await rig.until(() => rig.lost.length === 2);
+            assert.deepEqual(rig.lost.map(({ code }) => code), ["MQTT_CLOSED", "MQTT_TAKEN_OVER"]);
+            assert.match(rig.lost[1]!.message, /another client uses the client id wltest: give each/);
+            clock.advance(59_999);
+            assert.equal(rig.link.state.name, "down");
             await other.link.close(false);
+        });
+
+        it("when a broker says that another client has taken the session", async () => {
+            const connack = Buffer.from([0x20, 3, 0, 0, 0]);
+            const takenOver = Buffer.from([0xe0, 1, 0x8e]);
+            const server = createServer((socket) => {
+                socket.on("error", () => undefined);
+                socket.once("data", () => {
+                    socket.write(connack);
+                    setImmediate(() => socket.end(takenOver));
+                });
+            }).listen(0, "127.0.0.1");
+            await once(server, "listening");
+            const other = new LinkRig(settings(`mqtt://127.0.0.1:${(server.address() as AddressInfo).port}`, { version: 5 }), { clock });
+            const user = other.user("a", []);
+            await user.in("down");
+            assert.deepEqual([user.handle.state.text, other.lost[0]!.code], ["client id in use", "MQTT_TAKEN_OVER"]);
+            await other.link.close(false);
+            server.close();
+            await once(server, "close");
         });
 
         it("when topics are none", () => {

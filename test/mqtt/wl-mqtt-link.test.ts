@@ -198,7 +198,7 @@ describe("wl-mqtt-link", () => {
         const config = fc.record({ url: fc.oneof(anything.filter((url) => url !== "abc" && url !== "99999"), fc.constant(broker.url)), ...Object.fromEntries(fields.map((field) => [field, anything])) }, { requiredKeys: [] });
         const property = fc.asyncProperty(config, async (settings) => {
             try {
-                await helper.load(nodes, [tab("a"), { ...settings, id: "link", type: "wl-mqtt-link" } as FlowNode, taker("ta", "a", "#")]);
+                await helper.load(nodes, [tab("a"), { ...settings, id: "link", type: "wl-mqtt-link" }, taker("ta", "a", "#")]);
                 assert.equal(typeof helper.getNode<MqttLinkNode>("link").register, "function");
             } finally {
                 await helper.unload();

@@ -124,8 +124,8 @@ async function cutHalfEntry(file: string): Promise<void> {
     await truncate(file, end);
 }
 
-/** A port that was free a moment ago: influxd does not tell the one it would pick itself. */
-async function freePort(): Promise<number> {
+/** A port that was free a moment ago: influxd and mosquitto do not tell the one they would pick themselves. */
+export async function freePort(): Promise<number> {
     const server = createServer().listen(0, "127.0.0.1");
     await once(server, "listening");
     const { port } = server.address() as { port: number };
