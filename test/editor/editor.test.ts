@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import path from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { makeUserDir, type NodeRed, removeDir, startNodeRed } from "../node-red.js";
@@ -22,18 +24,22 @@ declare const RED: Editor;
 describe("the editor", () => {
     let userDir: string;
     let nodeRed: NodeRed;
+    let broker: ChildProcess;
     let browser: Browser;
     let page: Page;
     let faults: string[];
 
     before(async () => {
         userDir = await makeUserDir();
-        nodeRed = await startNodeRed({ userDir });
+        // What the examples expect: Node-RED on its own port, and a broker on this machine.
+        nodeRed = await startNodeRed({ userDir, settings: { uiPort: 1880 } });
+        broker = spawn("mosquitto", ["-p", "1883"], { stdio: "ignore" });
         browser = await launchBrowser();
     });
     after(async () => {
         await browser.close();
-        await nodeRed.stop();
+        broker.kill();
+        await Promise.all([once(broker, "exit"), nodeRed.stop()]);
         await removeDir(userDir);
     });
 
