@@ -8,7 +8,7 @@ import type { StatusKind } from "../common/status.js";
 import { GuardianClient } from "./client.js";
 import type { Report } from "../carbon/report.js";
 import { ExternalSender, type ExternalPreview, type ExternalSettings } from "./external.js";
-import { Filer, type Filing, type FilingResult, type Preview } from "./filer.js";
+import { Filer, NO, type Filing, type FilingResult, type Preview } from "./filer.js";
 import { shareFilings, type Filings, type Kind } from "./filings.js";
 import { findPolicies, type Candidate } from "./policy.js";
 import type { Account } from "./session.js";
@@ -227,6 +227,7 @@ export function accountOf({ isStandIn, url, loginBy, username, password, tenantI
 export function statusOf({ state, stage, reason, differences }: FilingResult): [StatusKind, string] {
     if (state === "FILED" || state === "ALREADY") {
         if (differences.length > 0) return ["error", "filed, but differs"];
+        if (NO.has(stage)) return ["error", stage.toLowerCase()];
         return [reason === "" ? "ok" : "warn", (stage || "filed").toLowerCase().replace("waiting for ", "awaits ")];
     }
     if (state === "REFUSED" || state === "JAMMED") return ["error", state.toLowerCase()];
@@ -249,6 +250,12 @@ export function errorStatus(error: unknown): [StatusKind, string] {
         GUARDIAN_PASSWORD: "change the password",
         GUARDIAN_DRIFT: "policy has changed",
         GUARDIAN_UNPINNED: "choose a policy",
+        GUARDIAN_FORBIDDEN: "not permitted",
+        GUARDIAN_GARBAGE: "is no Guardian",
+        GUARDIAN_NOT_FOUND: "not at Guardian",
+        GUARDIAN_POLICY: "not AMS-I.D",
+        GUARDIAN_FILTER: "clear the filter",
+        GUARDIAN_NOT_SIMULATED: "a real Guardian",
         GUARDIAN_PROJECT: "no valid project",
         GUARDIAN_UNAVAILABLE: "step not offered",
     };

@@ -70,6 +70,9 @@ export const TIMES: FilerTimes = { readBackMs: 120_000, pollMs: [2000, 30_000], 
 /** Stages after which nothing more comes. */
 const FINAL = new Set(["Minted", "REJECTED", "Revoked"]);
 
+/** Stages by which registry or verifier say no. */
+export const NO: ReadonlySet<string> = new Set(["REJECTED", "Revoked"]);
+
 /** What a message asks to be filed. */
 export type Filing = { kind: "project"; payload: unknown; simulated: boolean } | { kind: "report"; report: Report; evidence?: string; projectRef?: string };
 
@@ -313,6 +316,7 @@ export class Filer {
             const found = await this.look(row, signal);
             const stage = found[0]?.option?.status;
             if (stage !== undefined) row.stage = stage;
+            if (NO.has(row.stage)) row.reason = `${row.kind === "project" ? "The registry" : "The verifier"} said no (${row.stage})${found[0]?.option?.comment ? `: ${found[0].option.comment}` : ""}. It is not filed again by itself: ask there what must change.`;
             const tokens = row.kind === "report" ? await tokensOf(this.client, this.settings.policyId, row.key, signal) : [];
             if (tokens.length > 0) {
                 // Neither grid ever says so of the report itself.

@@ -51,7 +51,7 @@ export interface Candidate {
 export async function findPolicies(client: GuardianClient, signal?: AbortSignal): Promise<Candidate[]> {
     const found: Candidate[] = [];
     for (const summary of await client.policies(signal)) {
-        if (!ALIVE.has(String(summary.status)) || !(await isAmsId(client, summary.id, signal))) continue;
+        if (!ALIVE.has(String(summary.status)) || !(await isAmsId(client, summary.id, signal).catch(notOurs))) continue;
         const top = { id: summary.id, name: summary.name ?? summary.id, status: String(summary.status) };
         try {
             const { fingerprint } = await readPolicy(client, summary.id, signal);
@@ -62,6 +62,12 @@ export async function findPolicies(client: GuardianClient, signal?: AbortSignal)
         }
     }
     return found;
+}
+
+/** A policy of the list that the account may not look into is none for it, and keeps no other from being found. */
+function notOurs(error: unknown): false {
+    if (errorCode(error) === "GUARDIAN_FORBIDDEN" || errorCode(error) === "GUARDIAN_UNAVAILABLE") return false;
+    throw error;
 }
 
 /** True for a policy with the forms and grids of AMS-I.D. */

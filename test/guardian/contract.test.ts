@@ -87,6 +87,11 @@ describe("the stand-in keeps to Guardian's contract", () => {
             }
             assert.ok(exchanges.length > 30);
             assert.deepEqual(exchanges.flatMap(breaches), []);
+            // What the policy's form takes: the document without what the server sets and computes, and the validated project.
+            const [posted, ...more] = exchanges.filter(({ method, path: where }) => method === "POST" && where.includes("add_report_bnt"));
+            const { document, ref, ...rest } = posted?.request as { document: Json; ref: string };
+            const project = simulator.policy.state.documents.find(({ type }) => type === "approved_project")?.document as { credentialSubject: Json[] };
+            assert.deepEqual([more, rest, ref, Object.keys(document)], [[], {}, project.credentialSubject[0]?.["id"], ["field0", "H33", "H81", "H112"]]);
 
             // The check is worth nothing where it does not notice: each part of the contract that is broken must be seen.
             const good = exchanges.filter(({ path: where }) => !where.startsWith("/mirror"));

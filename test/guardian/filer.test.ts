@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHttpClient } from "../../dist/common/http.js";
 import type { GuardianClient } from "../../dist/guardian/client.js";
+import { statusOf } from "../../dist/guardian/desk.js";
 import { Filer, TIMES, type FilerSettings, type Filing, type FilingResult } from "../../dist/guardian/filer.js";
 import { Filings, shareFilings } from "../../dist/guardian/filings.js";
 import { findPolicies, readPolicy } from "../../dist/guardian/policy.js";
@@ -101,6 +102,48 @@ describe("filing with Guardian", function () {
         const { filer, simulator } = await bench({}, { fingerprint: "ab".repeat(32) });
         assert.equal(await codeOf(filer.file(PROJECT)), "GUARDIAN_DRIFT");
         assert.equal(simulator.count.projects, 0);
+    });
+
+    it("notices any change of the policy on which a filing depends, and none in what each import gives anew", async () => {
+        const { client, filer, simulator } = await bench();
+        const { policy } = simulator;
+        const [summaryOf, schemaOf] = [simulator as unknown as { summary(user: object): Record<string, unknown> }, policy];
+        const [summary, schema] = [summaryOf.summary.bind(simulator), policy.schemaOf.bind(policy)];
+        const agreed = (await readPolicy(client, SIM_POLICY_ID)).fingerprint;
+        const set = (object: object, keys: string[], value: unknown): object => {
+            const copy = structuredClone(object) as Record<string, unknown>;
+            const holder = keys.slice(0, -1).reduce((part, key) => part[key] as Record<string, unknown>, copy);
+            if (value === undefined) delete holder[keys.at(-1)!];
+            else holder[keys.at(-1)!] = value;
+            return copy;
+        };
+        const drifts: [string, string[], unknown][] = [
+            ["policy", ["version"], "1.0.1"],
+            ["policy", ["policyTag"], "Tag_2"],
+            ["policy", ["policyRoles"], ["Project Participant"]],
+            ["policy", ["tools"], [{ name: "Tool 03" }]],
+            ["policy", ["config"], { rule: "H113.H114 * 2" }],
+            ["form", ["required"], ["@context", "type", "field0", "H33", "H81"]],
+            ["form", ["properties", "H33", "properties", "H35", "enum"], ["Greenfield power plants."]],
+            ["form", ["properties", "H112", "type"], "string"],
+            ["form", ["properties", "H33", "properties", "H40"], undefined],
+        ];
+        for (const [what, keys, value] of drifts) {
+            summaryOf.summary = (user) => (what === "policy" ? set(summary(user), keys, value) : summary(user)) as Record<string, unknown>;
+            schemaOf.schemaOf = (tag) => (what === "form" ? set(schema(tag), keys, value) : schema(tag));
+            assert.equal(await codeOf(filer.file(PROJECT)), "GUARDIAN_DRIFT", keys.join("."));
+        }
+        assert.equal(simulator.count.projects, 0);
+        summaryOf.summary = (user) => ({ ...summary(user), topicId: "0.0.9", description: "Another text", uuid: "new", userRole: "Project Participant" });
+        schemaOf.schemaOf = (tag) => set(schema(tag), ["$id"], "#another");
+        assert.equal((await readPolicy(client, SIM_POLICY_ID)).fingerprint, agreed);
+        assert.deepEqual((await filer.resume()).map(({ state }) => state), ["FILED"], "and what was stopped by the drift goes on");
+    });
+
+    it("finds the policy beside others that the account may not look into", async () => {
+        const { client, simulator } = await bench();
+        simulator.fault(parseGuardianFault({ fault: "status", status: 403, on: "GET 68d6c0ffee000000000000a2" }));
+        assert.deepEqual((await findPolicies(client)).map(({ id }) => id), [SIM_POLICY_ID]);
     });
 
     it("finds the policy by its forms, grids and role, under any name", async () => {
@@ -265,6 +308,65 @@ describe("filing with Guardian", function () {
             const result = (await made.resume()).find(({ kind }) => kind === "report");
             assert.deepEqual([result?.stage, result?.minted], ["Minted", 100]);
             assert.match(result?.reason ?? "", /200 serials .* too many/);
+        } finally {
+            http.close();
+        }
+    });
+
+    it("follows a report that the verifier rejects, with what was said", async () => {
+        const { filer, simulator } = await withProject();
+        const { key } = await filer.file(report());
+        const vvb = rig.client(simulator, { username: "vvb" }, { clock });
+        const pp = rig.client(simulator, {}, { clock });
+        const [shown] = await pp.grid(SIM_POLICY_ID, "report_grid_pp");
+        const { options } = (await pp.block(SIM_POLICY_ID, "assign_vvb")) as { options: { value: string }[] };
+        await pp.act(SIM_POLICY_ID, "assign_vvb", { ...shown, assignedTo: options[0]?.value });
+        const [assigned] = await vvb.grid(SIM_POLICY_ID, "report_grid_vvb");
+        await vvb.act(SIM_POLICY_ID, "approve_report_btn", { document: { ...assigned, option: { status: "REJECTED", comment: "The meter was moved" } }, tag: "Button_1" });
+        const [result] = (await filer.resume()).filter((found) => found.key === key);
+        assert.deepEqual([result?.state, result?.stage], ["FILED", "REJECTED"]);
+        assert.match(result?.reason ?? "", /The verifier said no \(REJECTED\): The meter was moved/);
+        assert.deepEqual(statusOf(result!), ["error", "rejected"]);
+        assert.deepEqual(await filer.resume(), [], "nothing more comes");
+        assert.equal((await filer.file(report())).state, "ALREADY");
+        assert.equal(simulator.count.reports, 1);
+    });
+
+    it("files no report of a project that was revoked", async () => {
+        const { filer, simulator } = await withProject();
+        for (const document of simulator.policy.state.documents) if (document.type === "approved_project") document.option.status = "Revoked";
+        assert.equal(await codeOf(filer.file(report())), "GUARDIAN_PROJECT");
+        assert.equal(simulator.count.reports, 0);
+    });
+
+    it("alarms where the policy rounds otherwise than was set, so that more is minted than there are whole tonnes", async () => {
+        const { filer, simulator } = await withProject({ rounding: "ceiling" });
+        assert.equal((await filer.file(report())).mint, 100);
+        simulator.approveAll();
+        const result = (await filer.resume()).find(({ kind }) => kind === "report");
+        assert.deepEqual([result?.stage, result?.minted], ["Minted", 101]);
+        assert.match(result?.reason ?? "", /Guardian minted 101 where 100 were to be expected/);
+        assert.equal(statusOf(result!)[0], "warn");
+    });
+
+    it("alarms where a mint is not complete on the network, or was made twice", async () => {
+        const http = createHttpClient();
+        try {
+            const simulator = await rig.simulator();
+            const filer = await withProjectOn(simulator, { mirror: { url: simulator.mirrorUrl, http } });
+            await filer.file(report());
+            simulator.approveAll();
+            const { state } = simulator.policy;
+            const mint = state.documents.find(({ type }) => type === "mint")!;
+            state.minted[mint.messageId] = 60;
+            const result = (await filer.resume()).find(({ kind }) => kind === "report");
+            assert.match(result?.reason ?? "", /60 serials .* the mint is not complete/);
+            state.minted[mint.messageId] = 100;
+            state.documents.push({ ...structuredClone(mint), id: "again", messageId: "1.2" });
+            state.minted["1.2"] = 100;
+            const again = await filer.file(report());
+            assert.equal(again.minted, 200);
+            assert.match(again.reason, /minted 2 times.*minted 200 where 100/);
         } finally {
             http.close();
         }

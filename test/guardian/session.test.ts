@@ -6,7 +6,7 @@ import { inspect } from "node:util";
 import { WattError } from "../../dist/common/errors.js";
 import { createHttpClient } from "../../dist/common/http.js";
 import { Session, tokenExpiry } from "../../dist/guardian/session.js";
-import { PROFILES } from "../../dist/simulate/guardian-server.js";
+import { parseGuardianFault, PROFILES } from "../../dist/simulate/guardian-server.js";
 import { SIM_POLICY_ID } from "../../dist/simulate/guardian-server.js";
 import { ManualClock } from "../common/manual-clock.js";
 import { codeOf, MemoryFile, PASSWORD, Rig } from "./rig.js";
@@ -82,6 +82,41 @@ describe("the session with Guardian", () => {
         assert.equal(lines.filter((line) => line.endsWith(" 401")).length, 0);
         assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1);
         assert.equal(lines.filter((line) => line.includes("/access-token")).length, 5);
+    });
+
+    it("logs in once more when the session was ended, in the middle of its work", async () => {
+        const lines: string[] = [];
+        const simulator = await rig.simulator({ onRequest: (line) => lines.push(line) });
+        const client = rig.client(simulator);
+        await client.policies();
+        simulator.fault(parseGuardianFault("sign-out"));
+        simulator.fault(parseGuardianFault("clear"));
+        const [first, second] = await Promise.all([client.policies(), client.policies()]);
+        assert.deepEqual([first.length, second.length], [2, 2]);
+        assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1, "the access token outlives its session");
+        client.session.reject(await client.session.token());
+        assert.equal((await client.policies()).length, 2);
+        assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 2);
+    });
+
+    it("sees a second factor in a login that is answered without a session", async () => {
+        for (const [body, code] of [
+            [{ username: "pp", mfaRequired: true }, "GUARDIAN_MFA"],
+            [{ login: { otpToken: "x" } }, "GUARDIAN_MFA"],
+            [{ username: "pp" }, "GUARDIAN_GARBAGE"],
+        ] as const) {
+            const server = createServer((request, response) => {
+                request.resume();
+                response.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(body));
+            });
+            server.listen(0, "127.0.0.1");
+            await once(server, "listening");
+            const client = rig.client({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1` });
+            assert.equal(await codeOf(client.policies()), code);
+            assert.equal(client.sessionState, code === "GUARDIAN_MFA" ? "person" : "failed");
+            server.closeAllConnections();
+            server.close();
+        }
     });
 
     it("takes up the session after a restart, without a login", async () => {
