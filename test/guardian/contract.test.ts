@@ -89,7 +89,8 @@ describe("the stand-in keeps to Guardian's contract", () => {
             assert.deepEqual(exchanges.flatMap(breaches), []);
             // What the policy's form takes: the document without what the server sets and computes, and the validated project.
             const [posted, ...more] = exchanges.filter(({ method, path: where }) => method === "POST" && where.includes("add_report_bnt"));
-            const { document, ref, ...rest } = posted?.request as { document: Json; ref: string };
+            assert.ok(posted);
+            const { document, ref, ...rest } = posted.request as { document: Json; ref: string };
             const project = simulator.policy.state.documents.find(({ type }) => type === "approved_project")?.document as { credentialSubject: Json[] };
             assert.deepEqual([more, rest, ref, Object.keys(document)], [[], {}, project.credentialSubject[0]?.["id"], ["field0", "H33", "H81", "H112"]]);
 

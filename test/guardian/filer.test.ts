@@ -107,8 +107,8 @@ describe("filing with Guardian", function () {
     it("notices any change of the policy on which a filing depends, and none in what each import gives anew", async () => {
         const { client, filer, simulator } = await bench();
         const { policy } = simulator;
-        const [summaryOf, schemaOf] = [simulator as unknown as { summary(user: object): Record<string, unknown> }, policy];
-        const [summary, schema] = [summaryOf.summary.bind(simulator), policy.schemaOf.bind(policy)];
+        const inner = simulator as unknown as { summary: (user: object) => Record<string, unknown> };
+        const [summary, schema] = [inner.summary.bind(simulator), policy.schemaOf.bind(policy)];
         const agreed = (await readPolicy(client, SIM_POLICY_ID)).fingerprint;
         const set = (object: object, keys: string[], value: unknown): object => {
             const copy = structuredClone(object) as Record<string, unknown>;
@@ -129,13 +129,13 @@ describe("filing with Guardian", function () {
             ["form", ["properties", "H33", "properties", "H40"], undefined],
         ];
         for (const [what, keys, value] of drifts) {
-            summaryOf.summary = (user) => (what === "policy" ? set(summary(user), keys, value) : summary(user)) as Record<string, unknown>;
-            schemaOf.schemaOf = (tag) => (what === "form" ? set(schema(tag), keys, value) : schema(tag));
+            inner.summary = (user) => (what === "policy" ? set(summary(user), keys, value) : summary(user)) as Record<string, unknown>;
+            policy.schemaOf = (tag) => (what === "form" ? set(schema(tag), keys, value) : schema(tag));
             assert.equal(await codeOf(filer.file(PROJECT)), "GUARDIAN_DRIFT", keys.join("."));
         }
         assert.equal(simulator.count.projects, 0);
-        summaryOf.summary = (user) => ({ ...summary(user), topicId: "0.0.9", description: "Another text", uuid: "new", userRole: "Project Participant" });
-        schemaOf.schemaOf = (tag) => set(schema(tag), ["$id"], "#another");
+        inner.summary = (user) => ({ ...summary(user), topicId: "0.0.9", description: "Another text", uuid: "new", userRole: "Project Participant" });
+        policy.schemaOf = (tag) => set(schema(tag), ["$id"], "#another");
         assert.equal((await readPolicy(client, SIM_POLICY_ID)).fingerprint, agreed);
         assert.deepEqual((await filer.resume()).map(({ state }) => state), ["FILED"], "and what was stopped by the drift goes on");
     });
