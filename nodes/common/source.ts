@@ -1,9 +1,8 @@
-import path from "node:path";
 import type { Node, NodeAPI } from "node-red";
 import type { WattError } from "./errors.js";
 import type { Lifecycle } from "./lifecycle.js";
 import { PointMaps } from "./pointmaps.js";
-import { StateFile } from "./statefile.js";
+import { userFolder } from "./statefile.js";
 import type { StatusKind } from "./status.js";
 
 /** What a source of readings tells its node. */
@@ -27,11 +26,6 @@ export function listenerOf(node: Node, lifecycle: Lifecycle): SourceListener {
     };
 }
 
-/** `<user directory>/wattledger/<name>`; undefined where Node-RED has no user directory. */
-function userFolder({ settings: { userDir } }: NodeAPI, name: string): string | undefined {
-    return userDir ? path.join(userDir, "wattledger", name) : undefined;
-}
-
 const maps = new Map<string | undefined, PointMaps>();
 
 /** The point maps that come with the package and the user's, the same for all nodes. */
@@ -40,10 +34,4 @@ export function mapsOf(RED: NodeAPI): PointMaps {
     let known = maps.get(folder);
     if (!known) maps.set(folder, (known = new PointMaps(folder)));
     return known;
-}
-
-/** Where a source keeps its energy totals, as an option of it; nowhere without a user directory. */
-export function stateFileOf(RED: NodeAPI, { id }: Node, name: string): { stateFile?: StateFile } {
-    const folder = userFolder(RED, name);
-    return folder === undefined ? {} : { stateFile: new StateFile(path.join(folder, `${id}.json`)) };
 }

@@ -1,5 +1,6 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import path from "node:path";
+import type { Node, NodeAPI } from "node-red";
 import { errorCode, errorText, WattError } from "./errors.js";
 
 /** A small JSON file that is never half written: for what a node must remember across a restart. */
@@ -59,4 +60,15 @@ export class StateFile {
             // A read-only folder: it is told at the next save.
         }
     }
+}
+
+/** `<user directory>/wattledger/<name>`; undefined where Node-RED has no user directory, as in a program that embeds it. */
+export function userFolder({ settings: { userDir } }: NodeAPI, name: string): string | undefined {
+    return userDir ? path.join(userDir, "wattledger", name) : undefined;
+}
+
+/** Where a node keeps what outlives a restart, as an option; nowhere without a user directory. */
+export function stateFileOf(RED: NodeAPI, { id }: Node, name: string): { stateFile?: StateFile } {
+    const folder = userFolder(RED, name);
+    return folder === undefined ? {} : { stateFile: new StateFile(path.join(folder, `${id}.json`)) };
 }

@@ -1,10 +1,10 @@
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { adminRoute } from "../common/admin.js";
 import { choiceField, configNode, configure, parseConfig, resolveEnv, textField } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
+import { userFolder } from "../common/statefile.js";
 import { Desk, errorStatus, previewStatus, statusOf, type Counter, type DeskSettings } from "./desk.js";
 import type { Kind } from "./filings.js";
 import { ROUNDINGS } from "./twin.js";
@@ -76,7 +76,11 @@ export function serveFilings<F, M extends { payload?: unknown; retry?: unknown }
 }
 
 export default (RED: NodeAPI): void => {
-    const folder = () => path.join(RED.settings.userDir ?? ".", "wattledger", "guardian");
+    const folder = (): string => {
+        const found = userFolder(RED, "guardian");
+        if (found === undefined) throw new WattError("GUARDIAN_NO_FOLDER", "Node-RED has no user directory, so nothing could be written down of what is filed: set userDir.");
+        return found;
+    };
 
     RED.nodes.registerType<GuardianNode, NodeDef, object, Credentials>(
         "wl-guardian",

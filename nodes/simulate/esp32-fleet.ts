@@ -108,7 +108,7 @@ export class Esp32Fleet {
         private readonly config: FleetConfig,
         private readonly transport: Transport,
         private readonly events: FleetEvents,
-        private readonly store: Pick<StateFile, "load" | "save" | "remove">,
+        private readonly store: Pick<StateFile, "load" | "save" | "remove"> | undefined,
         private readonly clock: Clock = systemClock,
         private readonly random: () => number = Math.random,
     ) {
@@ -154,7 +154,7 @@ export class Esp32Fleet {
     }
 
     close(removed: boolean): void {
-        if (removed) this.store.remove();
+        if (removed) this.store?.remove();
         else this.save();
     }
 
@@ -309,7 +309,7 @@ export class Esp32Fleet {
 
     private load(): unknown {
         try {
-            return this.store.load();
+            return this.store?.load();
         } catch (error) {
             this.events.onError(toError(error));
             return undefined;
@@ -319,7 +319,7 @@ export class Esp32Fleet {
     private save(): void {
         this.saved = this.clock.monotonic();
         try {
-            this.store.save({ boot: Math.max(...this.devices.map(({ boot }) => boot)), meters: this.devices.map(({ kept }) => kept) });
+            this.store?.save({ boot: Math.max(...this.devices.map(({ boot }) => boot)), meters: this.devices.map(({ kept }) => kept) });
             this.unsaved = false;
         } catch (error) {
             if (!this.unsaved) this.events.onError(toError(error));

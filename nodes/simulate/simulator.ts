@@ -94,7 +94,7 @@ export class PlantSimulator {
     constructor(
         private readonly config: SimulatorConfig,
         private readonly events: SimulatorEvents,
-        private readonly store: Pick<StateFile, "load" | "save" | "remove">,
+        private readonly store: Pick<StateFile, "load" | "save" | "remove"> | undefined,
         private readonly clock: Clock = systemClock,
     ) {
         this.wall = clock.now();
@@ -150,7 +150,7 @@ export class PlantSimulator {
 
     async close(removed: boolean): Promise<void> {
         await this.hangUp();
-        if (removed) this.store.remove();
+        if (removed) this.store?.remove();
         else this.save();
     }
 
@@ -310,7 +310,7 @@ export class PlantSimulator {
 
     private load(): unknown {
         try {
-            return this.store.load();
+            return this.store?.load();
         } catch (error) {
             this.events.onError(toError(error));
             return undefined;
@@ -319,7 +319,7 @@ export class PlantSimulator {
 
     private save(): void {
         try {
-            this.store.save({ wall: this.wall, plant: this.plant.state });
+            this.store?.save({ wall: this.wall, plant: this.plant.state });
             this.unsaved = false;
         } catch (error) {
             if (!this.unsaved) this.events.onError(toError(error));

@@ -1,4 +1,3 @@
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { booleanField, choiceField, configNode, configure, numberField, parseConfig, textField } from "../common/config.js";
@@ -6,7 +5,7 @@ import { WattError } from "../common/errors.js";
 import { createHttpClient } from "../common/http.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { createReading } from "../common/reading.js";
-import { StateFile } from "../common/statefile.js";
+import { stateFileOf } from "../common/statefile.js";
 import { siteOf } from "../common/wl-site.js";
 import type { MqttLinkNode } from "../mqtt/wl-mqtt-link.js";
 import { Esp32Fleet, FLEET_FAULTS } from "./esp32-fleet.js";
@@ -81,7 +80,7 @@ export default (RED: NodeAPI): void => {
                             this.send(createReading(meta, timestamp, points));
                         },
                     },
-                    new StateFile(path.join(RED.settings.userDir ?? ".", "wattledger", "simulate", `${this.id}.json`)),
+                    stateFileOf(RED, this, "simulate").stateFile,
                 );
                 if (fault !== "none") fleet.command(fault);
                 lifecycle.onInput((msg, send) => {

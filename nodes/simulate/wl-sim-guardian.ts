@@ -1,10 +1,9 @@
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { choiceField, configure, numberField, parseConfig, textField } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { STAND_IN_ACCOUNT } from "../common/simulated.js";
-import { StateFile } from "../common/statefile.js";
+import { stateFileOf } from "../common/statefile.js";
 import { GUARDIAN_FAULTS, GuardianSimulator, parseGuardianFault, PROFILES } from "./guardian-server.js";
 
 const schema = () =>
@@ -24,10 +23,10 @@ export default (RED: NodeAPI): void => {
         configure(this, () => {
             const { fault, approveS, ...config } = parseConfig(schema(), def);
             const lifecycle = new Lifecycle(this);
-            const file = new StateFile(path.join(RED.settings.userDir ?? ".", "wattledger", "simulate", `${this.id}.json`));
+            const { stateFile } = stateFileOf(RED, this, "simulate");
             const simulator = new GuardianSimulator({
                 ...config,
-                file,
+                ...(stateFile && { file: stateFile }),
                 password: STAND_IN_ACCOUNT.password,
                 ...(approveS >= 0 && { approveAfterMs: approveS * 1000 }),
                 onRequest: (line) => {
@@ -46,7 +45,7 @@ export default (RED: NodeAPI): void => {
             });
             lifecycle.onClose(async (removed) => {
                 await simulator.close();
-                if (removed) file.remove();
+                if (removed) stateFile?.remove();
             });
             lifecycle.run(async (signal) => {
                 try {

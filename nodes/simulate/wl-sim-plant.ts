@@ -1,10 +1,9 @@
-import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { z } from "zod";
 import { choiceField, configure, numberField, parseConfig, textField } from "../common/config.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { createReading } from "../common/reading.js";
-import { StateFile } from "../common/statefile.js";
+import { stateFileOf } from "../common/statefile.js";
 import { siteOf } from "../common/wl-site.js";
 import { FAULTS } from "./faults.js";
 import { PlantSimulator } from "./simulator.js";
@@ -38,7 +37,7 @@ export default (RED: NodeAPI): void => {
                         this.send(createReading(meta, timestamp, points));
                     },
                 },
-                new StateFile(path.join(RED.settings.userDir ?? ".", "wattledger", "simulate", `${this.id}.json`)),
+                stateFileOf(RED, this, "simulate").stateFile,
             );
             if (fault !== "none") simulator.command({ fault });
             lifecycle.onInput((msg) => simulator.command(msg.payload));
