@@ -1,5 +1,8 @@
-/** Messages that may come late, out of their order; IPsec and DTLS look back as far (RFC 4303 §3.4.3). */
-export const WINDOW = 64;
+/**
+ * Messages that may come late, or again. More than the 64 of IPsec (RFC 4303 §3.4.3): after a crash a broker repeats all that it had in
+ * flight, of one device if need be, and an MQTT link lets it have 1000.
+ */
+export const WINDOW = 1024;
 /** Refused messages of an old start that still count on: another device under the same name. */
 const TWIN_AFTER = 3;
 
@@ -15,7 +18,7 @@ export interface DeviceState {
     boot: number;
     /** Highest number of that start. */
     top: number;
-    /** Which of the 64 numbers up to `top` were there: hex, the lowest bit is `top`. */
+    /** Which of the 1024 numbers up to `top` were there: hex, the lowest bit is `top`. */
     seen: string;
     simulated?: boolean;
 }
@@ -28,8 +31,8 @@ export class ReplayWindow {
     private boot = -1;
     private top = -1;
     private seen = 0n;
-    /** Check sums by number, as far as known: the same number with another content is another device. */
-    private sums = new Map<number, number>();
+    /** Check sums by number modulo WINDOW, NaN where not known: the same number with another content is another device. */
+    private readonly sums = new Float64Array(WINDOW).fill(NaN);
     /** Refused messages of another start, the last one's number, and how many in a row counted on. */
     private other = { boot: -1, seq: -1, count: 0 };
 
@@ -42,10 +45,9 @@ export class ReplayWindow {
         if (boot < this.boot) return;
         const bits = BigInt(`0x${seen}`);
         const ahead = top - this.top;
-        if (boot > this.boot) {
-            this.sums.clear();
-            this.seen = bits;
-        } else if (ahead >= 0) this.seen = bits | (ahead < WINDOW ? BigInt.asUintN(WINDOW, this.seen << BigInt(ahead)) : 0n);
+        this.sums.fill(NaN);
+        if (boot > this.boot) this.seen = bits;
+        else if (ahead >= 0) this.seen = bits | (ahead < WINDOW ? BigInt.asUintN(WINDOW, this.seen << BigInt(ahead)) : 0n);
         else if (-ahead < WINDOW) this.seen |= BigInt.asUintN(WINDOW, bits << BigInt(-ahead));
         this.top = boot > this.boot ? top : Math.max(top, this.top);
         this.boot = boot;
@@ -62,8 +64,8 @@ export class ReplayWindow {
         if (back < 0) return "fresh";
         if (back >= WINDOW) return "old";
         if (((this.seen >> BigInt(back)) & 1n) === 0n) return "fresh";
-        const known = this.sums.get(seq);
-        return known === undefined || known === sum ? "duplicate" : "conflict";
+        const known = this.sums[seq % WINDOW]!;
+        return Number.isNaN(known) || known === sum ? "duplicate" : "conflict";
     }
 
     /** Takes note of a message that is durable now; of what is behind the window nothing needs to be noted. */
@@ -73,7 +75,6 @@ export class ReplayWindow {
             this.boot = boot;
             this.top = seq;
             this.seen = 1n;
-            this.sums.clear();
         } else if (seq > this.top) {
             const ahead = seq - this.top;
             this.seen = ahead >= WINDOW ? 1n : BigInt.asUintN(WINDOW, (this.seen << BigInt(ahead)) | 1n);
@@ -81,11 +82,7 @@ export class ReplayWindow {
         } else if (this.top - seq < WINDOW) {
             this.seen |= 1n << BigInt(this.top - seq);
         } else return;
-        this.sums.set(seq, sum);
-        for (const known of this.sums.keys()) {
-            if (known > this.top - WINDOW) break;
-            this.sums.delete(known);
-        }
+        this.sums[seq % WINDOW] = sum;
     }
 
     /** True once when what is refused as old still counts on: two devices with one name, or a device that forgot its starts. */

@@ -252,7 +252,7 @@ describe("ingest over HTTP", () => {
         await rig.shut();
         const before = rig.readings.splice(0);
         await rig.open();
-        for (const seq of taken) assert.equal((await rig.post(envelope(seq, { ts: TS + seq, s: [{ ac_power_w: seq }] }))).body["accepted"], seq > taken.at(-1)! - 64 ? 0 : undefined);
+        for (const seq of taken) assert.equal((await rig.post(envelope(seq, { ts: TS + seq, s: [{ ac_power_w: seq }] }))).body["accepted"], 0);
         await rig.post(envelope(1000, { s: [{ ac_power_w: 1000 }] }));
         while (rig.readings.at(-1)?.payload["ac_power_w"] !== 1000) await rig.read(rig.readings.length + 1);
         const identities = new Set([...before, ...rig.readings].map(({ timestamp, payload }) => `${timestamp} ${payload["ac_power_w"]}`));
