@@ -6,7 +6,7 @@ const LOOKED_UP = 1000;
 const DELIVERY_WITHIN_MS = 15_000;
 
 /** Nodes that read devices. */
-const SOURCES = ["wl-sunspec", "wl-modbus"];
+const SOURCES = ["wl-sunspec", "wl-modbus", "wl-esp32"];
 
 /** Notes what every such node sends from now on, until `finishCheck` compares it with what was kept. */
 export function watchReadings(RED) {
@@ -15,8 +15,18 @@ export function watchReadings(RED) {
     RED.events.on("node-status", ({ id, status }) => {
         if (sources.has(id)) sources.get(id).status = status.text;
     });
+    const carbon = nodesOf(RED, "wl-ams-id").length > 0 ? { intervals: new Set(), reports: new Set(), dryRuns: 0, problems: [] } : undefined;
+    sources.carbon = carbon;
     RED.hooks.add("onSend.wl-check", (events) => {
         for (const { msg, source } of events) {
+            if (carbon && source.node?.type === "wl-ams-id") {
+                if (msg?.interval) carbon.intervals.add(msg.payload.number);
+                if (msg?.evidence) carbon.reports.add(msg.payload.number);
+            }
+            if (carbon && source.node?.type === "wl-guardian-report" && msg?.payload?.state === "DRY-RUN") {
+                if (msg.payload.ok) carbon.dryRuns++;
+                else carbon.problems = msg.payload.violations.map(({ path, problem }) => `${path || "The document"} ${problem}`);
+            }
             const devices = sources.get(source.id)?.devices;
             if (!devices || !msg?.reading) continue;
             const { site, device, class: kind } = msg.reading;
@@ -35,7 +45,7 @@ export async function finishCheck(RED, sources, { check: seconds, influx }) {
     const reasons = [];
     const devices = {};
     const stores = nodesOf(RED, "wl-store").map(({ id }) => RED.nodes.getNode(id)?.store).filter(Boolean);
-    if (sources.size === 0) reasons.push("The flow has no wl-sunspec and no wl-modbus node.");
+    if (sources.size === 0) reasons.push(`The flow has none of ${SOURCES.join(", ")}.`);
     for (const { name, status, devices: seen } of sources.values()) {
         if (seen.size === 0) reasons.push(`${name} sent no reading: ${status}.`);
         for (const [key, { site, device, class: kind, times }] of seen) {
@@ -52,7 +62,10 @@ export async function finishCheck(RED, sources, { check: seconds, influx }) {
     }
     if (influx) await checkInflux(RED, stores, sources, devices, reasons);
     for (const entry of Object.values(devices)) delete entry.range;
-    return { ok: reasons.length === 0, seconds, devices, reasons };
+    const { carbon } = sources;
+    if (carbon && carbon.reports.size === 0) reasons.push(`${carbon.intervals.size} intervals were sealed, and no report was made of them.`);
+    else if (carbon && carbon.dryRuns === 0) reasons.push(`No report could be filed: ${carbon.problems.join("; ") || "Guardian gave no answer"}.`);
+    return { ok: reasons.length === 0, seconds, devices, ...(carbon && { carbon: { intervals: carbon.intervals.size, reports: carbon.reports.size, dryRuns: carbon.dryRuns } }), reasons };
 }
 
 async function checkInflux(RED, stores, sources, devices, reasons) {

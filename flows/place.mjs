@@ -8,8 +8,9 @@ const hash = (text) => createHash("sha256").update(text).digest("hex");
 /**
  * On the first start the flow is copied. A newer one replaces it only while nobody changed it; a changed flow stays, and the
  * new one is laid beside it. Returns what a person should know, or "".
+ * @param credentials by node, as names of environment variables: Node-RED puts their values in when a node starts.
  */
-export function placeFlow(userDir, shippedFile) {
+export function placeFlow(userDir, shippedFile, credentials = {}) {
     const shipped = readFileSync(shippedFile, "utf8");
     const read = (name) => (existsSync(path.join(userDir, name)) ? readFileSync(path.join(userDir, name), "utf8") : undefined);
     const write = (name, text) => writeFileSync(path.join(userDir, name), text, { mode: 0o600 });
@@ -21,9 +22,6 @@ export function placeFlow(userDir, shippedFile) {
         return "your changed flow is kept; the flow of this version is in flows.new.json beside it";
     }
     write("flows.json", shipped);
-    // Only names of environment variables: Node-RED puts their values in when a node starts.
-    if (read("flows_cred.json") === undefined) {
-        write("flows_cred.json", JSON.stringify({ "plant-influx": { username: "${INFLUX_USERNAME}", password: "${INFLUX_PASSWORD}", token: "${INFLUX_TOKEN}" } }));
-    }
+    if (read("flows_cred.json") === undefined) write("flows_cred.json", JSON.stringify(credentials));
     return "";
 }

@@ -52,7 +52,8 @@ const commandSchema = z.union([
     z.strictObject({ accept: z.array(z.number().int()).min(1), by: z.string().min(1) }),
     z.strictObject({ invoice: invoiceSchema }),
     z.strictObject({ verify: z.number().int().positive() }),
-], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"}, {verify: number} or {invoice: {from, to, exportWh, importWh, source}}' });
+    z.strictObject({ report: z.number().int().positive() }),
+], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"}, {report: number}, {verify: number} or {invoice: {from, to, exportWh, importWh, source}}' });
 
 /** The rules that a dialog's fields and a site make. @throws WattError CONFIG_INVALID and what meters and factors throw. */
 export function rulesOf(def: object, site: Site, version: string): BookRules & { checkMs: number } {
@@ -193,6 +194,7 @@ export class Aggregator {
             if (!book.reportOf(data.verify)) throw new WattError("REPORT_UNKNOWN", `There is no report ${data.verify}.`);
             return this.proofs.verify(this.rules.project.id, data.verify);
         }
+        if (typeof data === "object" && "report" in data) return book.reportOf(data.report) ?? null;
         if (typeof data === "object" && "accept" in data) book.accept(data.accept, data.by);
         if (typeof data === "object" && "invoice" in data) book.addInvoice(data.invoice);
         if (data !== "status") await this.check();

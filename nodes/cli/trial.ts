@@ -1,4 +1,4 @@
-import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign } from "node:crypto";
+import { type KeyObject, sign } from "node:crypto";
 import { rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -15,13 +15,12 @@ import { WattError } from "../common/errors.js";
 import { createReading, type ReadingMessage } from "../common/reading.js";
 import { STAND_IN_ACCOUNT } from "../common/simulated.js";
 import { Desk } from "../guardian/desk.js";
+import { SolarMeter } from "../simulate/esp32-meter.js";
+import { deviceKey, publicKey } from "../simulate/esp32-sender.js";
 import { GuardianSimulator } from "../simulate/guardian-server.js";
-import { noise } from "../simulate/noise.js";
-import { clearSky, sunPosition } from "../simulate/solar.js";
 import { Ledger } from "../store/ledger.js";
 
 const DAY_MS = 86_400_000;
-const HOUR_MS = 3_600_000;
 /** A month of the past: the same figures and the same bytes on every machine. */
 export const PERIOD = { from: Date.UTC(2026, 0, 1), to: Date.UTC(2026, 1, 1), name: "January 2026" };
 export const SITE = { siteId: "trial", name: "Trial plant", zone: "Africa/Casablanca", latitude: 33.57, longitude: -7.59, currency: "MAD", ratedPowerW: 500_000 };
@@ -55,44 +54,26 @@ class SetClock implements Clock {
 /** An ESP32 with a meter at the interconnection: it counts, numbers and signs what it reads. */
 class TrialDevice {
     private readonly key: KeyObject;
-    private exportWh = 1000;
-    private importWh = 1000;
+    private readonly solar: SolarMeter;
     private seq = 0;
-    private last = PERIOD.from;
 
     constructor(
         readonly name: string,
-        private readonly seed: number,
+        index: number,
         private readonly ratedW: number,
     ) {
-        const secret = createHash("sha256").update(`wattledger trial ${name}`).digest();
-        // PKCS #8 of an Ed25519 key (RFC 8410 §7).
-        this.key = createPrivateKey({ key: Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), secret]), format: "der", type: "pkcs8" });
+        this.key = deviceKey("wattledger trial", name);
+        this.solar = new SolarMeter({ seed: 1, latitude: SITE.latitude, longitude: SITE.longitude, ratedW }, index, { at: PERIOD.from, exportWh: 1000, importWh: 1000 });
     }
 
     /** The inventory's entry. */
     get meter(): object {
-        const { x } = createPublicKey(this.key).export({ format: "jwk" });
         const calibrations = [{ at: "2025-12-01", until: "2028-12-01", certificate: "trial" }];
-        const key = Buffer.from(x!, "base64url").toString("base64");
-        return { meter: `${SITE.siteId}/${this.name}`, kind: "grid", ratedW: this.ratedW, from: "2025-12-01", accuracyClass: "0.5S", mpeExport: 0.005, mpeImport: 0.005, calibrations, key };
+        return { meter: `${SITE.siteId}/${this.name}`, kind: "grid", ratedW: this.ratedW, from: "2025-12-01", accuracyClass: "0.5S", mpeExport: 0.005, mpeImport: 0.005, calibrations, key: publicKey(this.key) };
     }
 
     reading(at: number): ReadingMessage {
-        const irradiance = clearSky(sunPosition(at, SITE.latitude, SITE.longitude).elevation) * (0.35 + 0.65 * noise(this.seed, 1, at / HOUR_MS));
-        const powerW = 0.85 * this.ratedW * (irradiance / 1000) - 0.001 * this.ratedW;
-        const wh = (powerW * (at - this.last)) / HOUR_MS;
-        this.last = at;
-        if (wh > 0) this.exportWh += wh;
-        else this.importWh -= wh;
-        const values = {
-            ac_energy_export_wh: Math.floor(this.exportWh),
-            ac_energy_import_wh: Math.floor(this.importWh),
-            ac_power_w: -powerW,
-            irradiance_ghi_w_m2: irradiance,
-            module_temperature_c: 12 + irradiance / 40,
-            efficiency_ratio: 0.17,
-        };
+        const { values } = this.solar.sample(at);
         const meta = { site: SITE.siteId, device: this.name, class: "meter", seq: this.seq++, quality: "good", simulated: true, boot: 1 } as const;
         const unsigned = sampleOf(createReading({ ...meta, signature: "" }, at, values), at);
         if (typeof unsigned === "string") throw new WattError("TRIAL_FAILED", unsigned);
@@ -111,7 +92,7 @@ export interface Outcome {
 
 /** The whole way from devices to a mint in a folder of its own: a stand-in for Guardian, a desk there, a book. It leaves nothing behind. */
 export class Trial {
-    readonly devices = DEVICES.map((name, i) => new TrialDevice(name, i + 1, SITE.ratedPowerW / DEVICES.length));
+    readonly devices = DEVICES.map((name, i) => new TrialDevice(name, i, SITE.ratedPowerW / DEVICES.length));
     private readonly remove = () => rmSync(this.folder, { recursive: true, force: true });
     private readonly interrupt = () => process.exit(130);
 

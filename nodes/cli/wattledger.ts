@@ -9,9 +9,10 @@ const COMMANDS: Record<string, (args: string[], print: Print) => Promise<ExitCod
     carbon: async (args, print) => (await import("./carbon.js")).carbon(args, print),
 };
 
-/** A command by name; without one the plant starts. */
+/** A command by name; without one the plant starts, and carbon without a command of its own is a flow too. */
 async function main([name = "", ...args]: string[]): Promise<void> {
-    if (name === "" || name.startsWith("-")) {
+    const isFlow = name === "carbon" && !args.some((arg) => arg === "--test" || arg === "--dry-run");
+    if (name === "" || name.startsWith("-") || isFlow) {
         await import(pathToFileURL(path.join(__dirname, "../../flows/start.mjs")).href);
         return;
     }
@@ -21,7 +22,7 @@ async function main([name = "", ...args]: string[]): Promise<void> {
         process.exitCode = await command(args, print);
         return;
     }
-    process.stderr.write(`There is no command "${name}".\n\n${VERIFY_HELP}\n\nwattledger carbon makes a trial report and shows what would be filed; wattledger --help tells how to start the plant.\n`);
+    process.stderr.write(`There is no command "${name}".\n\n${VERIFY_HELP}\n\nwattledger --help tells how to start the plant, or carbon.\n`);
     process.exitCode = 2;
 }
 

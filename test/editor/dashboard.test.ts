@@ -4,6 +4,7 @@ import type { Browser, BrowserContext, Page } from "playwright-core";
 import { Store } from "../../dist/store/store.js";
 import { makeDir, removeDir, root, type Running, start } from "../node-red.js";
 import { launchBrowser, screenshots } from "./browser.js";
+import { weakText } from "./contrast.js";
 
 const MINUTE = 60_000;
 const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(WL|INFLUX)_/.test(name)));
@@ -157,35 +158,3 @@ describe("the dashboard of npm start", () => {
         assert.match((await tile("house").textContent()) ?? "", /^–/);
     });
 });
-
-/** Runs in the page: texts with a contrast below 4.5 to what they stand on (WCAG 2.2, 1.4.3). */
-function weakText(): string[] {
-    type Colour = [number, number, number, number];
-    const parse = (text: string): Colour => {
-        const [r = 0, g = 0, b = 0, a = 1] = (text.match(/[\d.]+/g) ?? []).map(Number);
-        return [r, g, b, a];
-    };
-    const luminance = ([r, g, b]: Colour) => {
-        const [x, y, z] = [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4)) as [number, number, number];
-        return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-    };
-    const behind = (element: Element): Colour => {
-        for (let at: Element | null = element; at; at = at.parentElement) {
-            const colour = parse(getComputedStyle(at).backgroundColor);
-            if (colour[3] === 1) return colour;
-        }
-        return [255, 255, 255, 1];
-    };
-    const weak: string[] = [];
-    const check = (element: Element, text: Colour, ground: Colour) => {
-        const [a, b] = [luminance(text), luminance(ground)];
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        if (ratio < 4.5) weak.push(`${element.tagName} ${element.getAttribute("class")} "${element.textContent?.trim().slice(0, 30)}" ${ratio.toFixed(2)}`);
-    };
-    for (const element of document.querySelectorAll(".wl-page span, .wl-page td, .wl-page th, .wl-page code, .wl-page input, .wl-page div[class^=wl-], .v-card-title, .wl-badge, .v-toolbar-title")) {
-        if ([...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent?.trim())) check(element, parse(getComputedStyle(element).color), behind(element));
-    }
-    const disc = parse(getComputedStyle(document.querySelector(".wl-disc")!).fill);
-    for (const element of document.querySelectorAll(".wl-node text, .wl-node tspan")) check(element, parse(getComputedStyle(element).fill), disc);
-    return [...new Set(weak)];
-}

@@ -16,7 +16,7 @@ describe("flows/start.mjs", () => {
     it("lists every option", () => {
         const { stdout, status } = run("--help");
         assert.equal(status, 0);
-        for (const option of ["port", "user-dir", "influx", "speed", "fault", "seed", "check", "verbose", "help"]) assert.match(stdout, new RegExp(`^ +--${option}`, "m"));
+        for (const option of ["port", "user-dir", "influx", "speed", "fault", "seed", "config", "check", "verbose", "help"]) assert.match(stdout, new RegExp(`^ +--${option}`, "m"));
         assert.match(stdout, /slow, drop, reset/);
     });
 
@@ -31,6 +31,9 @@ describe("flows/start.mjs", () => {
         [["--fault", "fire"], /--fault takes one of slow, drop, .*, not "fire"/],
         [["--influx", "localhost:8086"], /--influx takes a URL such as http:\/\/localhost:8086/],
         [["--influx", "http://admin:canary-7@db:8086"], /--influx takes no password/],
+        [["plant", "carbon"], /Unexpected argument 'carbon'/],
+        [["carbon", "--influx", "http://db:8086"], /--influx is no option of the carbon flow/],
+        [["--config", "x"], /--config is no option of the plant flow/],
     ];
     for (const [args, said] of refusals) {
         it(`refuses ${args.join(" ")}`, () => {
@@ -40,6 +43,22 @@ describe("flows/start.mjs", () => {
             assert.doesNotMatch(stderr, /canary-7|\n +at /);
         });
     }
+
+    it("says what is wrong with an ams_config.json, and hands a trial on to the command line", async () => {
+        const userDir = await makeDir("wl-launcher-");
+        try {
+            const file = path.join(userDir, "ams_config.json");
+            await writeFile(file, '{"aggregation":{"interval_hours":"daily"},"guardian":{"password":"canary-7"}}');
+            const { status, stderr } = run("carbon", "--user-dir", userDir, "--config", file);
+            assert.equal(status, 1);
+            assert.match(stderr, /ams_config\.json: interval_hours must be a number above 0/);
+            assert.doesNotMatch(stderr, /canary-7|\n +at /);
+            const trial = run("carbon", "--test", "--store", userDir);
+            assert.deepEqual([trial.status, /--store goes with --dry-run/.test(trial.stdout)], [2, true], trial.stdout);
+        } finally {
+            await removeDir(userDir);
+        }
+    });
 
     it("brings the plant's readings into the store and proves it, on the next free port, once a folder", async () => {
         const userDir = await makeDir("wl-launcher-");
@@ -90,15 +109,16 @@ describe("flows/start.mjs", () => {
 
 describe("flows/place.mjs", () => {
     it("copies the flow once, renews an untouched one, and never touches a changed one", async () => {
-        const { placeFlow } = (await import(path.join(root, "flows/place.mjs"))) as { placeFlow: (this: void, userDir: string, shipped: string) => string };
+        const { placeFlow } = (await import(path.join(root, "flows/place.mjs"))) as { placeFlow: (this: void, userDir: string, shipped: string, credentials?: object) => string };
         const dir = await makeDir("wl-place-");
         try {
             const shipped = path.join(dir, "shipped.json");
             const flow = () => readFile(path.join(dir, "flows.json"), "utf8");
             await writeFile(shipped, "[1]");
-            assert.equal(placeFlow(dir, shipped), "");
+            const credentials = { influx: { username: "${INFLUX_USERNAME}" } };
+            assert.equal(placeFlow(dir, shipped, credentials), "");
             assert.equal(await flow(), "[1]");
-            assert.match(await readFile(path.join(dir, "flows_cred.json"), "utf8"), /^\{"plant-influx":\{"username":"\$\{INFLUX_USERNAME\}"/);
+            assert.deepEqual(JSON.parse(await readFile(path.join(dir, "flows_cred.json"), "utf8")), credentials);
             await writeFile(shipped, "[2]");
             assert.equal(placeFlow(dir, shipped), "");
             assert.equal(await flow(), "[2]");
