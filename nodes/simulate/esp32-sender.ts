@@ -67,11 +67,16 @@ export type HttpAuth = "none" | "bearer" | "hmac";
 /** Statuses that repeating does not change; a key (401, 403) and a path (404) are put right by a person meanwhile. */
 const FINAL = new Set([400, 405, 409, 413, 415, 422]);
 
-/** Over HTTP, with the key of a device or of all. */
-export function httpTransport(client: HttpClient, url: string, auth: HttpAuth, secret: string): Transport {
-    const path = new URL(url).pathname;
+/**
+ * Over HTTP, with the key of a device or of all.
+ * @param urlNow Where to; undefined while that is not known.
+ */
+export function httpTransport(client: HttpClient, urlNow: () => string | undefined, auth: HttpAuth, secret: string): Transport {
     return {
         send: async ({ device, boot, seq, body }, { isForged = false, signal }) => {
+            const url = urlNow();
+            if (url === undefined) return { kind: "again", reason: "unreachable" };
+            const path = new URL(url).pathname;
             const used = isForged ? `${secret}?` : secret;
             const mac = auth === "hmac" && hmacOf(used, { method: "POST", path, boot, seq, body });
             const headers = {

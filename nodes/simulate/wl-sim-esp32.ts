@@ -14,7 +14,7 @@ import { httpTransport, mqttTransport, type Transport } from "./esp32-sender.js"
 const schema = () =>
     z.object({
         via: choiceField(["http", "mqtt"], "http"),
-        url: textField("http://127.0.0.1:1880/wattledger/esp32").pipe(z.string().refine((text) => /^https?:\/\//i.test(text) && URL.canParse(text), "must look like http://127.0.0.1:1880/wattledger/esp32")),
+        url: textField("").pipe(z.string().refine((text) => text === "" || (/^https?:\/\//i.test(text) && URL.canParse(text)), "must look like http://192.168.1.10:1880/wattledger/esp32")),
         topic: textField("wattledger").pipe(z.string().regex(/^[^+#\s]+[^+#/\s]$/, "takes a topic without wildcards and without a slash at the end")),
         auth: choiceField(["none", "bearer", "hmac"], "none"),
         sign: booleanField(false),
@@ -37,6 +37,13 @@ interface SimDef extends NodeDef {
     link?: string;
 }
 
+/** Where the wl-esp32 of this Node-RED listens, unless its path was changed; undefined while Node-RED does not listen yet. */
+function ownUrl({ server, settings }: NodeAPI): string | undefined {
+    const address = server?.address();
+    const root = typeof settings.httpNodeRoot === "string" ? settings.httpNodeRoot.replace(/\/+$/, "") : "";
+    return address && typeof address === "object" ? `${"setSecureContext" in server ? "https" : "http"}://127.0.0.1:${address.port}${root}/wattledger/esp32` : undefined;
+}
+
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType<Node<Credentials>, SimDef, object, Credentials>(
         "wl-sim-esp32",
@@ -55,9 +62,10 @@ export default (RED: NodeAPI): void => {
                     lifecycle.onClose((removed) => link.deregister(this, removed));
                     transport = mqttTransport((to, body) => handle.publish(to, body, { qos: 1 }), topic);
                 } else {
-                    const client = createHttpClient({ maxSockets: 8 });
+                    // No certificate is for the address of the machine within itself.
+                    const client = createHttpClient({ maxSockets: 8, rejectUnauthorized: url !== "" });
                     lifecycle.onClose(() => client.close());
-                    transport = httpTransport(client, url, auth, secret);
+                    transport = httpTransport(client, () => url || ownUrl(RED), auth, secret);
                 }
                 let seq = 0;
                 const fleet = new Esp32Fleet(

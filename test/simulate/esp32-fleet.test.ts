@@ -44,7 +44,7 @@ describe("simulated ESP32 meters", () => {
     });
     after(() => client.close());
 
-    const http = (auth: HttpAuth = "hmac", secret = SECRET) => httpTransport(client, rig.url, auth, secret);
+    const http = (auth: HttpAuth = "hmac", secret = SECRET) => httpTransport(client, () => rig.url, auth, secret);
 
     function fleetOf(config: Partial<FleetConfig> = {}, transport: Transport = http()): Esp32Fleet {
         const all = { site: "home", seed: 3, latitude: 33.6, longitude: -7.6, ratedPowerW: 9000, devices: 2, prefix: "sim-", intervalMs: 10_000, batch: 1, historyMs: HOUR, speed: 1e6, signWith: "", ...config };
@@ -200,7 +200,7 @@ describe("simulated ESP32 meters", () => {
             });
         });
         await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-        start(fleetOf({ devices: 1, historyMs: HOUR / 6 }, httpTransport(client, `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, "none", "")));
+        start(fleetOf({ devices: 1, historyMs: HOUR / 6 }, httpTransport(client, () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, "none", "")));
         while (bodies.length < 4) await new Promise((resolve) => setImmediate(resolve));
         stop.abort();
         await ended;
