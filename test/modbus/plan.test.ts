@@ -4,7 +4,7 @@ import { WattError } from "../../dist/common/errors.js";
 import { explainCut, explainLearned } from "../../dist/modbus/explain.js";
 import { costOf, planReads, type Plan, type PlanOptions, type Range, type ReadItem } from "../../dist/modbus/plan.js";
 import type { Table } from "../../dist/modbus/transport.js";
-import { leastTime, LINK_COSTS, SDM630_ITEMS, shippedDevices } from "./device-items.js";
+import { leastTime, LINK_COSTS, POINT_SETS, SDM630_ITEMS, shippedDevices, SUN2000_ITEMS, SUNGROW_ITEMS } from "./device-items.js";
 
 const SPACE = 30;
 
@@ -136,10 +136,22 @@ describe("request planner", () => {
         assert.deepEqual(figures("TCP 60 ms", "never"), [9, 104, 542]);
     });
 
+    it("reads a Sungrow and a Huawei as calculated by hand", () => {
+        const figures = (set: readonly ReadItem[], link: string, gaps: PlanOptions["gaps"]) => {
+            const { blocks, registers, ms } = planReads(set, { gaps, cost: LINK_COSTS[link]! });
+            return [blocks.length, registers, Math.floor(ms)];
+        };
+        assert.deepEqual([SUNGROW_ITEMS.length, SUN2000_ITEMS.length], [71, 91]);
+        assert.deepEqual(figures(SUNGROW_ITEMS, "RTU 9600", "allow"), [8, 154, 647]);
+        assert.deepEqual(figures(SUNGROW_ITEMS, "RTU 9600", "never"), [23, 92, 1130]);
+        assert.deepEqual(figures(SUN2000_ITEMS, "TCP 60 ms", "allow"), [4, 249, 244]);
+        assert.deepEqual(figures(SUN2000_ITEMS, "RTU 9600", "allow"), [6, 185, 630]);
+    });
+
     for (const [link, cost] of Object.entries(LINK_COSTS)) {
-        it(`reads every device of a shipped map over ${link} in the least time`, () => {
-            const devices = shippedDevices();
-            assert.ok(devices.length >= 60);
+        it(`reads every device of a shipped map or a known point set over ${link} in the least time`, () => {
+            const devices = [...POINT_SETS, ...shippedDevices()];
+            assert.ok(devices.length >= 64);
             for (const { name, items: all, rules } of devices) {
                 const { ms } = planReads(all, { ...rules, cost });
                 const least = leastTime(all, rules, cost);
