@@ -1,4 +1,4 @@
-import { Socket } from "node:net";
+import { type OnReadOpts, Socket, type SocketConstructorOpts } from "node:net";
 import { errorCode } from "../common/errors.js";
 import { isSimulatedPeer } from "../common/simulated.js";
 import { type WireOptions, WireTransport } from "./wire.js";
@@ -9,8 +9,11 @@ const KEEP_ALIVE_MS = 15_000;
 export interface TcpOptions extends WireOptions {
     host: string;
     port: number;
-    createSocket?: () => Socket;
+    createSocket?: (onread: OnReadOpts) => Socket;
 }
+
+/** Many frames: an answer has 260 bytes at most. */
+const READ_BYTES = 2048;
 
 /** A framing over one TCP connection. */
 export class TcpTransport extends WireTransport<TcpOptions> {
@@ -22,14 +25,24 @@ export class TcpTransport extends WireTransport<TcpOptions> {
     constructor(options: TcpOptions) {
         super(options);
         this.target = `${options.host}:${options.port}`;
-        const socket = (options.createSocket ?? (() => new Socket()))();
+        const take = (chunk: Buffer) => {
+            this.simulated ||= isSimulatedPeer(socket);
+            this.receive(chunk);
+        };
+        // A stream takes 64 KiB for every chunk, which costs more than all that is done with an answer.
+        const onread: OnReadOpts = {
+            buffer: Buffer.allocUnsafeSlow(READ_BYTES),
+            callback: (length, buffer) => {
+                take(Buffer.from((buffer as Buffer).subarray(0, length)));
+                return true;
+            },
+        };
+        const socket = (options.createSocket ?? newSocket)(onread);
         this.socket = socket;
         // Before connect: an error without a listener ends the process.
         socket.on("error", (error) => this.end(this.closed(errorCode(error) ?? error.message, error)));
-        socket.on("data", (chunk: Buffer) => {
-            this.simulated ||= isSimulatedPeer(socket);
-            this.receive(chunk);
-        });
+        // Of a socket that leaves the buffer unused; it also keeps the stream going, so that the peer's end is heard.
+        socket.on("data", take);
         socket.once("connect", () => this.opened());
         socket.once("close", () => {
             this.end(this.closed("ECONNRESET"));
@@ -51,6 +64,11 @@ export class TcpTransport extends WireTransport<TcpOptions> {
     protected destroy(): void {
         this.socket.destroy();
     }
+}
+
+/** Node's own types leave out that a socket takes a buffer. */
+export function newSocket(onread: OnReadOpts): Socket {
+    return new Socket({ onread } as SocketConstructorOpts);
 }
 
 export const HINTS: Record<string, string> = {

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
-import { Socket } from "node:net";
+import { type OnReadOpts, Socket } from "node:net";
 import { setImmediate } from "node:timers/promises";
 import { ModbusLink, type LinkListener, type LinkMember, type LinkOptions, type LinkSettings, type LinkState } from "../../dist/modbus/link.js";
 import { DatagramFraming, MbapFraming } from "../../dist/modbus/mbap.js";
 import type { LinkKind } from "../../dist/modbus/plan.js";
 import { RtuFraming, RtuTransport, Strays } from "../../dist/modbus/rtu.js";
 import { type SerialPort, SerialTransport } from "../../dist/modbus/serial.js";
-import { TcpTransport } from "../../dist/modbus/tcp.js";
+import { newSocket, TcpTransport } from "../../dist/modbus/tcp.js";
 import { ModbusError, type ReadRequest, type Table, type Transport } from "../../dist/modbus/transport.js";
 import { UdpTransport } from "../../dist/modbus/udp.js";
 import { ManualClock } from "../common/manual-clock.js";
@@ -26,6 +26,7 @@ export class Rig {
     readonly link: ModbusLink;
     readonly server: FaultServer;
     private watchers: (() => void)[] = [];
+    private readonly wires = new EventEmitter();
     private socket: Socket | undefined;
     /** Connections made while the one before was not closed yet. */
     overlaps = 0;
@@ -54,7 +55,7 @@ export class Rig {
     private createTransport(onLost: (error: ModbusError) => void): Transport {
         const { clock } = this;
         const { host, port } = this.server;
-        const createSocket = () => this.createSocket();
+        const createSocket = (onread: OnReadOpts) => this.createSocket(onread);
         if (this.kind === "udp") return new UdpTransport({ host, port, framing: new DatagramFraming(), onLost, clock });
         if (this.kind === "tcp") return new TcpTransport({ host, port, framing: new MbapFraming(), onLost, clock, createSocket });
         const framing = new RtuFraming(this.strays, clock);
@@ -132,13 +133,21 @@ export class Rig {
 
     /** Resolves when the next bytes have reached the link. */
     async received(): Promise<void> {
-        assert.ok(this.socket);
-        await once(this.socket, "data");
+        await once(this.wires, "read");
     }
 
-    private createSocket(): Socket {
+    private createSocket(onread?: OnReadOpts): Socket {
         const before = this.socket;
-        const socket = new Socket();
+        const heard: OnReadOpts | undefined = onread && {
+            ...onread,
+            callback: (length, buffer) => {
+                const goesOn = onread.callback(length, buffer);
+                this.wires.emit("read");
+                return goesOn;
+            },
+        };
+        const socket = heard ? newSocket(heard) : new Socket();
+        socket.on("data", () => this.wires.emit("read"));
         this.socket = socket;
         socket.once("connect", () => {
             if (before?.closed === false) this.overlaps++;
