@@ -26,6 +26,7 @@ describe("simulated ESP32 meters", () => {
     let statuses: string[];
     let truths: Record<string, PointValue>[];
     let errors: Error[];
+    const watchers = new Set<() => void>();
 
     beforeEach(async () => {
         rig = new IngestRig();
@@ -44,11 +45,27 @@ describe("simulated ESP32 meters", () => {
     });
     after(() => client.close());
 
+    const happened = (act: () => void) => {
+        act();
+        for (const look of watchers) look();
+    };
+    /** Once something has come true by what happened. */
+    const until = async (isTrue: () => boolean) => {
+        while (!isTrue()) {
+            await new Promise<void>((resolve) => {
+                const look = () => {
+                    watchers.delete(look);
+                    resolve();
+                };
+                watchers.add(look);
+            });
+        }
+    };
     const http = (auth: HttpAuth = "hmac", secret = SECRET) => httpTransport(client, () => rig.url, auth, secret);
 
     function fleetOf(config: Partial<FleetConfig> = {}, transport: Transport = http()): Esp32Fleet {
         const all = { site: "home", seed: 3, latitude: 33.6, longitude: -7.6, ratedPowerW: 9000, devices: 2, prefix: "sim-", intervalMs: 10_000, batch: 1, historyMs: HOUR, speed: 1e6, signWith: "", ...config };
-        const events = { onStatus: (kind: string, text: string) => statuses.push(`${kind} ${text}`), onError: (error: Error) => errors.push(error), onTruth: (points: Record<string, PointValue>) => truths.push(points) };
+        const events = { onStatus: (kind: string, text: string) => happened(() => statuses.push(`${kind} ${text}`)), onError: (error: Error) => errors.push(error), onTruth: (points: Record<string, PointValue>) => truths.push(points) };
         return new Esp32Fleet(all, transport, events, new StateFile(path.join(folder, "fleet.json")));
     }
 
@@ -86,7 +103,7 @@ describe("simulated ESP32 meters", () => {
     it("send nothing that is taken with a wrong key, say so, and lose nothing", async () => {
         const fleet = fleetOf({ devices: 1 }, http("hmac", "wrong"));
         start(fleet);
-        while (!statuses.includes("warn 1: HTTP 401")) await new Promise((resolve) => setImmediate(resolve));
+        await until(() => statuses.includes("warn 1: HTTP 401"));
         stop.abort();
         await ended;
         assert.equal(rig.readings.length, 0);
@@ -161,7 +178,7 @@ describe("simulated ESP32 meters", () => {
         const fleet = fleetOf({ historyMs: HOUR / 2 }, breaking);
         start(fleet);
         await rig.read(200);
-        while (!statuses.some((status) => status.endsWith("unplugged"))) await new Promise((resolve) => setImmediate(resolve));
+        await until(() => statuses.some((status) => status.endsWith("unplugged")));
         stop.abort();
         await ended;
         fleet.close(false);
@@ -195,13 +212,13 @@ describe("simulated ESP32 meters", () => {
             const chunks: Buffer[] = [];
             request.on("data", (chunk: Buffer) => chunks.push(chunk));
             request.on("end", () => {
-                bodies.push(Buffer.concat(chunks).toString());
+                happened(() => bodies.push(Buffer.concat(chunks).toString()));
                 response.writeHead(answers[bodies.length - 1] ?? 200, { "retry-after": "0" }).end();
             });
         });
         await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
         start(fleetOf({ devices: 1, historyMs: HOUR / 6 }, httpTransport(client, () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, "none", "")));
-        while (bodies.length < 4) await new Promise((resolve) => setImmediate(resolve));
+        await until(() => bodies.length >= 4);
         stop.abort();
         await ended;
         server.closeAllConnections();
@@ -218,11 +235,11 @@ describe("simulated ESP32 meters", () => {
                 isUp = true;
                 return Promise.reject(Object.assign(new Error("no connection"), { code: "MQTT_CLOSED" }));
             }
-            published.push([topic, body.toString()]);
+            happened(() => published.push([topic, body.toString()]));
             return Promise.resolve();
         }, "wattledger");
         start(fleetOf({ devices: 1, historyMs: HOUR / 6 }, transport));
-        while (published.length === 0) await new Promise((resolve) => setImmediate(resolve));
+        await until(() => published.length > 0);
         const [topic, body] = published[0]!;
         assert.equal(topic, "wattledger/sim-1/data");
         const { id, seq, sim, s } = JSON.parse(body) as { id: string; seq: number; sim: boolean; s: object[] };

@@ -1,7 +1,7 @@
-import { valueAt } from "../mapping.js";
+import { mappedFactor, valueAt } from "../mapping.js";
 import { pointWithUnit } from "../names.js";
-import type { Arrival, Decoded, Preset } from "../preset.js";
-import { deviceName, invalid, type JsonObject, levelsBelow, numberOf, own, parseJson, parseJsonObject, Recent, said, textOf, Values } from "../values.js";
+import type { Arrival, Decoded, Mapping, Preset } from "../preset.js";
+import { deviceName, factorOf, invalid, type JsonObject, levelsBelow, numberOf, own, parseJson, parseJsonObject, Recent, said, textOf, Values } from "../values.js";
 
 const MOST_SENSORS = 2000;
 /** Topics by which devices are told what to do. */
@@ -20,12 +20,12 @@ interface Sensor {
 
 /**
  * Home Assistant's discovery: `<prefix>/sensor/[<node>/]<object>/config` says topic, template, unit and device of each sensor, with long or
- * abbreviated keys. Of templates only `value` and `value_json` with names are understood; a sensor with another one is left out.
+ * abbreviated keys. A sensor's name and unit make its point, unless the mapping gives it another by its name (`path`). Of templates only `value` and `value_json` with names are understood; a sensor with another one is left out.
  */
 export const haDiscovery: Preset = {
     id: "ha-discovery",
     topics: ({ prefix }) => [`${prefix || "homeassistant"}/sensor/+/config`, `${prefix || "homeassistant"}/sensor/+/+/config`],
-    createDecoder: ({ prefix, onTopic }) => {
+    createDecoder: ({ prefix, mapping, onTopic }) => {
         const sensors = new Recent<Sensor>(MOST_SENSORS);
         const byTopic = new Recent<Set<string>>(MOST_SENSORS);
         /** Whose each point of a device is. */
@@ -33,7 +33,7 @@ export const haDiscovery: Preset = {
         const announced = (topic: string, text: string): Decoded[] => {
             const old = sensors.get(topic);
             if (old) byTopic.get(old.topic)?.delete(topic);
-            const { device, sensor, unmapped } = text === "" ? {} : parseConfig(parseJsonObject(text), topic, (point) => (owners.get(point) ?? topic) === topic);
+            const { device, sensor, unmapped } = text === "" ? {} : parseConfig(parseJsonObject(text), topic, mapping, (point) => (owners.get(point) ?? topic) === topic);
             if (!sensor) {
                 sensors.delete(topic);
                 return unmapped === undefined || device === undefined ? [] : said(device, [], [unmapped]);
@@ -74,7 +74,7 @@ function measured(sensors: readonly Sensor[], arrival: Arrival): Decoded[] {
 }
 
 /** A sensor by its configuration; only a name where it measures something that cannot be taken. Two of one name are told apart by their objects. */
-function parseConfig(config: JsonObject, topic: string, isFree: (point: string) => boolean): { device?: string; sensor?: Sensor; unmapped?: string } {
+function parseConfig(config: JsonObject, topic: string, mapping: Mapping | undefined, isFree: (point: string) => boolean): { device?: string; sensor?: Sensor; unmapped?: string } {
     const get = (short: string, long: string) => own(config, short) ?? own(config, long);
     const about = get("dev", "device");
     const ids = own(about, "ids") ?? own(about, "identifiers");
@@ -88,12 +88,19 @@ function parseConfig(config: JsonObject, topic: string, isFree: (point: string) 
     const base = get("~", "~");
     const stated = get("stat_t", "state_topic");
     const path = templatePath(get("val_tpl", "value_template"));
-    const found = names.flatMap((name) => pointWithUnit(name, unit) ?? []).find(({ point }) => isFree(`${device}/${point}`));
+    const found = names.flatMap((name) => mappedPoint(mapping, name, unit) ?? pointWithUnit(name, unit) ?? []).find(({ point }) => isFree(`${device}/${point}`));
     if (typeof stated !== "string" || path === null || !found) return { device, unmapped: names[0] ?? topic };
     const state = typeof base === "string" ? stated.replace(/^~|~$/, base) : stated;
     if (/[+#\0]|^\$|^$/.test(state) || state.length > 256 || ORDERS.test(state)) throw invalid(`The state topic of "${(names[0] ?? "").slice(0, 50)}" is none that sensors have.`);
     const expires = numberOf(get("exp_aft", "expire_after"));
     return { device, sensor: { device, topic: state, path, ...found, expires: typeof expires === "number" && expires > 0 } };
+}
+
+/** The user's point for a sensor of this name, in the sensor's unit unless the mapping has another. */
+function mappedPoint(mapping: Mapping | undefined, name: string, unit: string): { point: string; factor: number } | undefined {
+    const entry = mapping?.points.find(({ path }) => path === name);
+    const factor = entry && (entry.unit === undefined ? factorOf(unit, entry.point) : 1);
+    return entry && factor !== undefined ? { point: entry.point, factor: factor * mappedFactor(entry) } : undefined;
 }
 
 /** The path in `{{ value_json.a.b }}`, undefined for `{{ value }}` or none, null for what is not understood. */
