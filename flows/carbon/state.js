@@ -17,7 +17,7 @@ if (msg.reading) {
 }
 if (msg.payload?.kind === "project") return keep({ project: { state: msg.payload.state, stage: msg.payload.stage, reason: msg.payload.reason } });
 if (msg.payload?.kind === "report") return keep({ dry: msg.payload, error: undefined });
-if (msg.evidence) return keep({ report: msg.payload, root: msg.evidence.root, dry: undefined, verdict: undefined });
+if (msg.evidence) return keep({ report: msg.payload, root: msg.evidence.root, preview: undefined, dry: undefined, verdict: undefined });
 if (msg.topic === "check" || msg.topic === "status") return keep({ stats: msg.payload });
 if (msg.topic === "preview") return keep({ preview: msg.payload });
 if (msg.topic === "report") return msg.payload ? keep({ report: msg.payload }) : undefined;

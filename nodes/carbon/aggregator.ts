@@ -60,7 +60,7 @@ export function rulesOf(def: object, site: Site, version: string): BookRules & {
     const config = parseConfig(settingsSchema, def);
     const intervalMs = Math.round(config.intervalHours * HOUR_MS);
     if (["month", "quarter"].includes(config.calendar) && DAY_MS % intervalMs !== 0) {
-        throw new WattError("CONFIG_INVALID", `Intervals of ${config.intervalHours} h do not end with a ${config.calendar}: choose a part of 24 h, or reports that end with any interval.`);
+        throw new WattError("CONFIG_INVALID", `Check the settings: intervals of ${config.intervalHours} h do not end with a ${config.calendar}; choose a part of 24 h, or reports that end with any interval.`);
     }
     return {
         project: { id: site.siteId, name: site.name || site.siteId, capacityW: site.ratedPowerW },
@@ -189,7 +189,7 @@ export class Aggregator {
         if (!parsed.success) throw new WattError("COMMAND_INVALID", `msg.command ${parsed.error.issues[0]!.message}.`);
         const book = await this.opened;
         const { data } = parsed;
-        if (data === "preview") return book.preview() ?? null;
+        if (data === "preview") return (await book.preview()) ?? null;
         if (typeof data === "object" && "verify" in data) {
             if (!book.reportOf(data.verify)) throw new WattError("REPORT_UNKNOWN", `There is no report ${data.verify}.`);
             return this.proofs.verify(this.rules.project.id, data.verify);

@@ -400,16 +400,17 @@ export class Book {
     // --- reports
 
     /** The report of what waits, whether it is ready or not; absent before the first interval. It records nothing. */
-    preview(): Report | undefined {
-        this.commit();
-        const pending = this.pending();
-        return pending.length > 0 ? { ...buildReport(this.inputOf(pending)), format: "wattledger.ams-i-d.preview/1" } : undefined;
+    preview(): Promise<Report | undefined> {
+        return this.checks.take(async () => {
+            this.commit();
+            const pending = await this.intervals(this.db.all<{ number: number }>("SELECT number FROM interval WHERE report IS NULL ORDER BY number"));
+            return pending.length > 0 ? { ...buildReport(this.inputOf(pending)), format: "wattledger.ams-i-d.preview/1" } : undefined;
+        });
     }
 
     /** Records reports while there is one that is ready, or that a change of the factor ends. */
     private async report(): Promise<void> {
         const { rules } = this.options;
-        const breaks = new Breaks();
         for (;;) {
             const ends = this.db.all<{ number: number; starts: number; ends: number }>("SELECT number, starts, ends FROM interval WHERE report IS NULL ORDER BY number");
             const [first] = ends;
@@ -426,13 +427,7 @@ export class Book {
                 const { number, ends: to } = within[end]!;
                 const seen = `${isEnded} ${first.number} ${number} ${this.count("adjustment")} ${this.count("invoice")} ${this.count("adjustment WHERE accepted IS NOT NULL")} ${this.silent(to).join(" ")}`;
                 if (isLast && seen === this.tried) return;
-                const intervals: Interval[] = [];
-                for (const { number: due } of within.slice(0, end + 1)) {
-                    intervals.push(this.interval(due)!);
-                    await breaks.take();
-                    if (this.isClosing) return;
-                }
-                const input = this.inputOf(intervals);
+                const input = this.inputOf(await this.intervals(within.slice(0, end + 1)));
                 const report = buildReport(input);
                 await turn();
                 const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
@@ -625,8 +620,15 @@ export class Book {
         return this.lastInterval()?.ends;
     }
 
-    private pending(): Interval[] {
-        return this.db.all<{ body: string }>("SELECT body FROM interval WHERE report IS NULL ORDER BY number").map(({ body }) => JSON.parse(body) as Interval);
+    /** Those of a large plant are megabytes each. */
+    private async intervals(numbers: readonly { number: number }[]): Promise<Interval[]> {
+        const breaks = new Breaks();
+        const found: Interval[] = [];
+        for (const { number } of numbers) {
+            found.push(this.interval(number)!);
+            await breaks.take();
+        }
+        return found;
     }
 
     private unapplied(to: number): Adjustment[] {

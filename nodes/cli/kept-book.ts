@@ -27,7 +27,7 @@ export async function previewOf(store: string, { fields, project }: AmsConfig, i
     const book = await Book.open({ folder: copy, rules, clock: { ...systemClock, now: () => kept.lastAt } });
     try {
         await book.check();
-        const report = book.news().reports.at(-1) ?? book.preview();
+        const report = book.news().reports.at(-1) ?? (await book.preview());
         if (!report) throw new WattError("BOOK_SILENT", "No interval of the book is sealed and waits for a report.");
         return report;
     } finally {

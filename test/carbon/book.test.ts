@@ -108,7 +108,7 @@ for (const backend of backends) {
 
             clock.set(START + 2 * DAY + HOUR);
             await book!.check();
-            const before = book!.preview();
+            const before = await book!.preview();
             book!.accept([1], "a verifier");
             assert.throws(() => book!.accept([1], "again"), { code: "ADJUSTMENT_UNKNOWN" });
             assert.equal(book!.news().reports[1]!.figures.waitingWh, 300_000);
@@ -129,7 +129,7 @@ for (const backend of backends) {
             clock.set(START + DAY + HOUR);
             await book!.check();
             assert.equal(book!.news().reports.length, 0, "the import since 20:00 is not known");
-            assert.deepEqual(book!.preview()!.refusals.map(({ code }) => code), ["METER_SILENT"]);
+            assert.deepEqual((await book!.preview())!.refusals.map(({ code }) => code), ["METER_SILENT"]);
             await put(samples.filter(({ at }) => at > START + DAY));
             await book!.check();
             const { adjustments, reports } = book!.news();

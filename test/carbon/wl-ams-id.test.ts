@@ -3,6 +3,7 @@ import { generateKeyPairSync, sign } from "node:crypto";
 import { type EventEmitter, once } from "node:events";
 import { rm } from "node:fs/promises";
 import type { Node } from "node-red";
+import { rulesOf } from "../../dist/carbon/aggregator.js";
 import type { BookStats } from "../../dist/carbon/book.js";
 import type { Evidence } from "../../dist/carbon/capsule-file.js";
 import { verifyReport } from "../../dist/cli/verify.js";
@@ -159,7 +160,10 @@ describe("wl-ams-id", () => {
         await give(START, START + DAY + HOUR);
         const report = next<{ payload: Report }>("report");
         await ask("check");
-        assert.equal((await report).payload.lines.find(({ code }) => code === "invoice")?.wh, -400_000);
+        const { payload } = await report;
+        assert.equal(payload.lines.find(({ code }) => code === "invoice")?.wh, -400_000);
+        assert.deepEqual(await ask({ report: 1 }), JSON.parse(JSON.stringify(payload)));
+        assert.equal(await ask({ report: 2 }), null);
         const caught = next<{ error: { code: string } }>("caught");
         send({ command: { accept: [1], by: "someone" } });
         assert.equal((await caught).error.code, "ADJUSTMENT_UNKNOWN");
@@ -181,12 +185,18 @@ describe("wl-ams-id", () => {
         send({ topic: "plant/weather", payload: { irradiance_poa_w_m2: 1 } });
         assert.equal((await ask<BookStats>("status")).pendingWh, 0);
         await helper.unload();
-        for (const bad of [{ meters: "[]" }, { meters: "x" }, { factors: '[{"om":1}]' }, { intervalHours: "no" }]) {
+        for (const bad of [{ meters: "[]" }, { meters: "x" }, { factors: '[{"om":1}]' }, { intervalHours: "no" }, { intervalHours: "5", calendar: "month" }]) {
             await load(bad);
             const { error } = await next<{ error: { code?: string; message: string } }>("caught");
             assert.match(error.message, /settings/);
             await helper.unload();
         }
+    });
+
+    it("takes a day, 10 points, a check every hour and whole months where nothing is set", () => {
+        const site = { siteId: "p", name: "", zone: "UTC", latitude: 0, longitude: 0, currency: "EUR", ratedPowerW: 1e6 };
+        const { intervalMs, minPoints, checkMs, graceMs, calendar, minTonnes, factors, acceptsUnsourced, allowSimulated } = rulesOf({ meters: '[{"meter":"p/m","ratedW":1}]' }, site, "0");
+        assert.deepEqual({ intervalMs, minPoints, checkMs, graceMs, calendar, minTonnes, factors, acceptsUnsourced, allowSimulated }, { intervalMs: DAY, minPoints: 10, checkMs: HOUR, graceMs: HOUR, calendar: "month", minTonnes: 1, factors: [], acceptsUnsourced: false, allowSimulated: false });
     });
 
     it("imports interval, points and check from the origin's ams_config.json, and no secret", async () => {

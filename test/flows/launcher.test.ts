@@ -107,6 +107,21 @@ describe("flows/start.mjs", () => {
     }).timeout(30_000);
 });
 
+describe("flows/start.mjs carbon", () => {
+    it("says in a check that is too short for it that no report came of the readings", async () => {
+        const userDir = await makeDir("wl-launcher-");
+        try {
+            const { stdout, stderr, status } = run("carbon", "--user-dir", userDir, "--port", "0", "--check", "2");
+            const { ok, carbon, reasons } = JSON.parse(stdout) as { ok: boolean; carbon: object; reasons: string[] };
+            assert.deepEqual([status, ok, carbon], [1, false, { intervals: 0, reports: 0, dryRuns: 0 }]);
+            assert.match(reasons.join("\n"), /0 intervals were sealed, and no report was made/);
+            assert.match(stderr, /Dashboard +http:\S+\/dashboard\/carbon[^]*ESP32 +post to http[^]*three ESP32 meters[^]*a stand-in, http:\/\/127\.0\.0\.1:\d+\/api\/v1; dry run/);
+        } finally {
+            await removeDir(userDir);
+        }
+    }).timeout(30_000);
+});
+
 describe("flows/place.mjs", () => {
     it("copies the flow once, renews an untouched one, and never touches a changed one", async () => {
         const { placeFlow } = (await import(path.join(root, "flows/place.mjs"))) as { placeFlow: (this: void, userDir: string, shipped: string, credentials?: object) => string };
