@@ -7,7 +7,7 @@
  * is not fit for claims, whatever the clamp's class: each sample says that it is estimated, and WattLedger never claims it. For claims,
  * read a calibrated meter in measure(), with voltage and its own counters, and set ESTIMATED to false.
  *
- * Set up: Arduino IDE with "esp32 by Espressif Systems" 2.0.14 or later. Fill in what is below. SITE is the id of the site in Node-RED,
+ * Set up: Arduino IDE with "esp32 by Espressif Systems" 3.0 or later. Fill in what is below. SITE is the id of the site in Node-RED,
  * DEVICE and KEY are what the dialog of wl-esp32 shows after "Make a key", URL is the address it shows.
  *
  * Wiring of an SCT-013-030 (30 A : 1 V): one lead to GPIO 34, the other to the middle of two 10 kOhm resistors between 3.3 V and GND, with
@@ -21,6 +21,7 @@
 #include <esp_random.h>
 #include <esp_timer.h>
 #include <sys/time.h>
+#include "wattledger.h"
 
 #define WIFI_NAME ""
 #define WIFI_PASSWORD ""
@@ -46,7 +47,6 @@
 
 /* A sample each minute; WL_RING of them, a day, are kept while they cannot be sent. */
 #define SAMPLE_MS 60000
-#include "wattledger.h"
 
 struct Measured {
     /* W, + is import; V, NAN where it is not measured. */
