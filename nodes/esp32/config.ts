@@ -33,7 +33,7 @@ export const esp32Schema = z.object({
     samples: numberField({ min: 1, max: 10_000, default: 500, integer: true }),
     ratePerS: numberField({ min: 0.01, max: 10_000, default: 50 }),
     burst: numberField({ min: 1, max: 100_000, default: 500, integer: true }),
-    maxDevices: numberField({ min: 1, max: 100_000, default: 2000, integer: true }),
+    maxDevices: numberField({ min: 1, max: 20_000, default: 2000, integer: true }),
     commitMs: numberField({ min: 0, max: 5000, default: 0 }),
 });
 

@@ -68,6 +68,8 @@ export interface IngestOptions {
     /** Messages wait so long for others to be written together, ms; 0 writes at once what came while the disk was busy. */
     commitMs?: number;
     maxBytes?: number;
+    /** The state of all devices is written again after so many entries. */
+    stateEntries?: number;
     /** Between attempts to write while the disk takes nothing, ms. */
     retryMs?: number;
     clock?: Clock;
@@ -78,8 +80,8 @@ export interface IngestOptions {
     onWarning?(error: WattError): void;
 }
 
-/** The devices' state is written again after so many entries, or a day. */
 const STATE_ENTRIES = 20_000;
+/** It is written after this time, too, ms: the last of a device that is silent must not keep all that came since. */
 const STATE_MS = 86_400_000;
 const STATE_LINE_DEVICES = 500;
 /** So many readings may wait for the flow. */
@@ -423,7 +425,7 @@ export class Ingest {
     }
 
     private isStateDue(): boolean {
-        return this.sinceState >= STATE_ENTRIES || this.clock.monotonic() - this.stateAt >= STATE_MS;
+        return this.sinceState >= (this.options.stateEntries ?? STATE_ENTRIES) || this.clock.monotonic() - this.stateAt >= STATE_MS;
     }
 
     /**

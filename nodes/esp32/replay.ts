@@ -32,7 +32,7 @@ export class ReplayWindow {
     private top = -1;
     private seen = 0n;
     /** Check sums by number modulo WINDOW, NaN where not known: the same number with another content is another device. */
-    private readonly sums = new Float64Array(WINDOW).fill(NaN);
+    private sums: Float64Array | undefined;
     /** Refused messages of another start, the last one's number, and how many in a row counted on. */
     private other = { boot: -1, seq: -1, count: 0 };
 
@@ -45,7 +45,7 @@ export class ReplayWindow {
         if (boot < this.boot) return;
         const bits = BigInt(`0x${seen}`);
         const ahead = top - this.top;
-        this.sums.fill(NaN);
+        this.sums?.fill(NaN);
         if (boot > this.boot) this.seen = bits;
         else if (ahead >= 0) this.seen = bits | (ahead < WINDOW ? BigInt.asUintN(WINDOW, this.seen << BigInt(ahead)) : 0n);
         else if (-ahead < WINDOW) this.seen |= BigInt.asUintN(WINDOW, bits << BigInt(-ahead));
@@ -64,7 +64,7 @@ export class ReplayWindow {
         if (back < 0) return "fresh";
         if (back >= WINDOW) return "old";
         if (((this.seen >> BigInt(back)) & 1n) === 0n) return "fresh";
-        const known = this.sums[seq % WINDOW]!;
+        const known = this.sums?.[seq % WINDOW] ?? NaN;
         return Number.isNaN(known) || known === sum ? "duplicate" : "conflict";
     }
 
@@ -82,6 +82,7 @@ export class ReplayWindow {
         } else if (this.top - seq < WINDOW) {
             this.seen |= 1n << BigInt(this.top - seq);
         } else return;
+        this.sums ??= new Float64Array(WINDOW).fill(NaN);
         this.sums[seq % WINDOW] = sum;
     }
 

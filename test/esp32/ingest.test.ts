@@ -242,6 +242,21 @@ describe("ingest over HTTP", () => {
         assert.equal((await fetch(rig.url)).status, 405);
     });
 
+    it("forgets no number over restarts, however often the state of the devices is written and what stood before it removed", async () => {
+        await rig.open({ stateEntries: 5 });
+        const post = (seq: number, boot: number) => rig.post(envelope(seq, { boot }));
+        for (let seq = 1; seq <= 12; seq++) assert.equal((await post(seq, 3)).body["accepted"], 1);
+        for (let life = 0; life < 4; life++) {
+            await rig.shut();
+            await rig.open({ stateEntries: 5 });
+            for (let seq = 1; seq <= 12; seq++) assert.equal((await post(seq, 3 + life)).body["duplicates"], 1);
+            assert.equal((await post(100, 2)).status, 409);
+            for (let seq = 12; seq >= 1; seq--) assert.equal((await post(seq, 4 + life)).body["accepted"], 1);
+        }
+        await rig.read(60);
+        assert.equal(rig.readings.length, 60);
+    });
+
     it("hands on again after a crash what was not handed on, and remembers every number", async () => {
         const files = new FaultyFiles();
         await rig.open({ files });
