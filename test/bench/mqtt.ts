@@ -24,8 +24,8 @@ interface Load {
 
 /** What takes the messages, until it is closed. */
 interface Sink {
-    take(message: MqttMessage): Promise<void>;
-    close(): Promise<void>;
+    take: (message: MqttMessage) => Promise<void>;
+    close: () => Promise<void>;
 }
 
 /** Of one way to take the messages. */
@@ -84,9 +84,9 @@ async function openIngest(folder: string): Promise<Sink> {
     });
     receiver.ingest.start();
     await receiver.ingest.ready;
-    const { onMessage } = { ...receiver.subscription(() => undefined) };
+    const subscription = receiver.subscription(() => undefined);
     return {
-        take: onMessage,
+        take: (message) => subscription.onMessage(message),
         close: async () => {
             await receiver.ingest.close();
             if (refused.length > 0) throw new Error(`${refused.length} messages were refused: ${refused[0]}`);
