@@ -201,7 +201,8 @@ export class ExternalSender {
 
     private readBack(row: Row, found: GridDocument, wasThere: boolean): FilingResult {
         const stored = found.document ?? {};
-        const differences = ["issuer", "issuanceDate", "credentialSubject", "proof"]
+        // What an earlier installation sent bears the time of its signature.
+        const differences = ["issuer", "credentialSubject", ...(row.attempts > 0 ? ["issuanceDate", "proof"] : [])]
             .filter((path) => !same(row.document[path], stored[path]))
             .map((path) => ({ path, sent: row.document[path], stored: stored[path] }));
         const reason = found["signature"] === INVALID ? "Guardian keeps it as one with a wrong signature or form: the policy will not count it. Check that the MRV configuration and the fields are those of the policy." : "";

@@ -144,6 +144,16 @@ describe("the compatibility mode for external data blocks", function () {
         assert.match(changed?.reason ?? "", /something else than was sent: credentialSubject/);
     });
 
+    it("is not sent where an earlier installation did", async () => {
+        const { simulator, sender } = await bench();
+        await sender.send(report());
+        for (const filings of open.splice(0)) await filings.close();
+        await removeDir(folder);
+        clock.advance(3_600_000);
+        const { state, reason, differences } = await (await senderTo(simulator.url)).send(report());
+        assert.deepEqual([state, reason, differences, simulator.count.external], ["ALREADY", "", [], 1]);
+    });
+
     it("claims a period once, whatever values come later", async () => {
         const { simulator, sender } = await bench();
         await sender.send(report());

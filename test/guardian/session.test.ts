@@ -4,12 +4,13 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { inspect } from "node:util";
 import { WattError } from "../../dist/common/errors.js";
-import { createHttpClient } from "../../dist/common/http.js";
+import { createHttpClient, type HttpClient } from "../../dist/common/http.js";
+import { GuardianClient } from "../../dist/guardian/client.js";
 import { Session, tokenExpiry } from "../../dist/guardian/session.js";
 import { parseGuardianFault, PROFILES } from "../../dist/simulate/guardian-server.js";
 import { SIM_POLICY_ID } from "../../dist/simulate/guardian-server.js";
 import { ManualClock } from "../common/manual-clock.js";
-import { codeOf, MemoryFile, PASSWORD, Rig } from "./rig.js";
+import { codeOf, FastClock, MemoryFile, PASSWORD, Rig } from "./rig.js";
 
 describe("the session with Guardian", () => {
     const rig = new Rig();
@@ -68,6 +69,31 @@ describe("the session with Guardian", () => {
         await Promise.all(Array.from({ length: 10 }, () => client.policies()));
         assert.equal(lines.filter((line) => line.includes("/accounts/login")).length, 1);
         assert.equal(lines.filter((line) => line.includes("/access-token")).length, 1);
+    });
+
+    it("asks one thing at a time, and waits as long as it is told to", async () => {
+        const simulator = await rig.simulator();
+        const plain = createHttpClient();
+        const clock = new FastClock();
+        let [now, most] = [0, 0];
+        const http: HttpClient = {
+            request: async (request) => {
+                most = Math.max(most, ++now);
+                return plain.request(request).finally(() => now--);
+            },
+            close: () => plain.close(),
+        };
+        const client = new GuardianClient({ url: simulator.url, loginBy: "username", username: "pp", password: PASSWORD }, { http, clock, random: () => 0 });
+        try {
+            await Promise.all(Array.from({ length: 8 }, () => client.policies()));
+            assert.equal(most, 1);
+            simulator.fault(parseGuardianFault({ fault: "status", status: 503, retryAfter: "20", on: "GET /policies", times: 2 }));
+            const before = clock.monotonic();
+            assert.equal((await client.policies()).length, 2);
+            assert.ok(clock.monotonic() - before >= 40_000, "two times the 20 s that were asked for");
+        } finally {
+            client.close();
+        }
     });
 
     it("renews the access token before it ends, though the clocks differ by an hour", async () => {
