@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import fc from "fast-check";
 import { Filer, TIMES, type Filing } from "../../dist/guardian/filer.js";
 import { Filings } from "../../dist/guardian/filings.js";
+import { ExternalSender, STAND_IN_MRV } from "../../dist/guardian/external.js";
 import { findPolicies, readPolicy } from "../../dist/guardian/policy.js";
 import { parseProject, parseReport } from "../../dist/guardian/document.js";
 import { AMS_ID_SCHEMA } from "../../dist/simulate/guardian-schema.js";
@@ -20,8 +21,8 @@ const FILINGS: Filing[] = [
 ];
 
 /** Values near to what Guardian says, and far from it. */
-const words = fc.constantFrom<unknown>("approved_project", "Validated", "report", "project", "PUBLISH", "urn:uuid:1", "Project Participant", "MintToken", null, 0, -1, "", [], {}, true, AMS_ID_SCHEMA);
-const keys = fc.constantFrom("id", "data", "schema", "document", "type", "option", "status", "credentialSubject", "verifiableCredential", "policyRoles", "field0", "filterValue", "message", "accessToken", "refreshToken", "login", "__proto__", "hash", "0");
+const words = fc.constantFrom<unknown>("approved_project", "Validated", "report", "project", "PUBLISH", "urn:uuid:1", "Project Participant", "MintToken", "Tag_1", "externalDataBlock", null, 0, -1, "", [], {}, true, AMS_ID_SCHEMA);
+const keys = fc.constantFrom("id", "data", "schema", "document", "type", "option", "status", "credentialSubject", "verifiableCredential", "policyRoles", "field0", "filterValue", "message", "accessToken", "refreshToken", "login", "policyTag", "blockType", "__proto__", "hash", "0");
 const { value: nearby } = fc.letrec((tie) => ({
     value: fc.oneof({ depthSize: "medium", withCrossShrink: true }, words, fc.array(tie("value"), { maxLength: 3 }), fc.dictionary(keys, tie("value"), { maxKeys: 5 })),
 }));
@@ -62,13 +63,15 @@ describe("a Guardian that answers anything", function () {
         const client = rig.client({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }, {}, { clock });
         const filings = await Filings.open(folder);
         const filer = new Filer(client, filings, { policyId: "p", fingerprint: "ab".repeat(32), rounding: "nearest" }, FAST, clock);
+        const external = new ExternalSender(client, filings, { config: STAND_IN_MRV, fields: { field0: "{key}", field1: "x", field2: "y" }, blockTag: "mrv_data", gridTag: "mrv_grid" }, FAST, clock);
+        const outside = fakeReport({ mwh: 170, month: 1 });
         const unpinned = new Filer(client, filings, { policyId: "p", fingerprint: "", rounding: "nearest" }, FAST, clock);
         try {
             await fc.assert(
                 fc.asyncProperty(fc.array(fc.record({ status, body }), { minLength: 1, maxLength: 6 }), fc.constantFrom(...FILINGS), async (some, filing) => {
                     answers = some;
                     count = 0;
-                    for (const work of [() => filer.file(filing), () => unpinned.preview(filing), () => findPolicies(client), () => filer.resume()]) {
+                    for (const work of [() => filer.file(filing), () => unpinned.preview(filing), () => findPolicies(client), () => filer.resume(), () => external.preview(outside), () => external.send(outside), () => external.resume()]) {
                         const result = await work().catch((error: unknown) => {
                             if (!isOurs(error)) throw error;
                         });
