@@ -6,6 +6,12 @@ const known = context.get("known") ?? { stats: {}, intervals: [], devices: {} };
 const keep = (changes) => void context.set("known", Object.assign(known, changes));
 
 if (msg.error) return keep({ ...(known.verdict?.busy && { verdict: undefined }), error: { text: msg.error.message, source: msg.error.source?.name || msg.error.source?.type, at: now } });
+if (msg.topic === "latest") {
+    // After a restart a device that is silent is still one of the plant's.
+    for (const { payload, timestamp, reading } of msg.payload) known.devices[reading.device] ??= { ...reading, values: payload, at: timestamp, heard: timestamp };
+    return keep({});
+}
+if (msg.topic === "intervals") return keep({ intervals: [...msg.payload, ...known.intervals.filter(({ number }) => !msg.payload.some((old) => old.number === number))].slice(-14) });
 if (msg.interval) return keep({ intervals: [...known.intervals.filter(({ number }) => number !== msg.payload.number), msg.payload].slice(-14) });
 if (msg.reading) {
     const { device } = msg.reading;

@@ -53,7 +53,8 @@ const commandSchema = z.union([
     z.strictObject({ invoice: invoiceSchema }),
     z.strictObject({ verify: z.number().int().positive() }),
     z.strictObject({ report: z.number().int().positive() }),
-], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"}, {report: number}, {verify: number} or {invoice: {from, to, exportWh, importWh, source}}' });
+    z.strictObject({ intervals: z.number().int().min(1).max(366) }),
+], { error: 'takes "preview", "check", "status", {accept: [number], by: "who"}, {report: number}, {intervals: number}, {verify: number} or {invoice: {from, to, exportWh, importWh, source}}' });
 
 /** The rules that a dialog's fields and a site make. @throws WattError CONFIG_INVALID and what meters and factors throw. */
 export function rulesOf(def: object, site: Site, version: string): BookRules & { checkMs: number } {
@@ -194,6 +195,7 @@ export class Aggregator {
             if (!book.reportOf(data.verify)) throw new WattError("REPORT_UNKNOWN", `There is no report ${data.verify}.`);
             return this.proofs.verify(this.rules.project.id, data.verify);
         }
+        if (typeof data === "object" && "intervals" in data) return (await book.newest(data.intervals)).map(summaryOf);
         if (typeof data === "object" && "report" in data) return book.reportOf(data.report) ?? null;
         if (typeof data === "object" && "accept" in data) book.accept(data.accept, data.by);
         if (typeof data === "object" && "invoice" in data) book.addInvoice(data.invoice);

@@ -552,6 +552,11 @@ export class Book {
         return row && (JSON.parse(row.body) as Interval);
     }
 
+    /** The newest sealed intervals, oldest first. */
+    newest(count: number): Promise<Interval[]> {
+        return this.intervals(this.db.all<{ number: number }>("SELECT number FROM interval ORDER BY number DESC LIMIT ?", count).toReversed());
+    }
+
     /** The report as it was recorded. */
     reportOf(number: number): Report | undefined {
         const [row] = this.db.all<{ body: string }>("SELECT body FROM report WHERE number = ?", number);

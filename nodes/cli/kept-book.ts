@@ -27,8 +27,9 @@ export async function previewOf(store: string, { fields, project }: AmsConfig, i
     const book = await Book.open({ folder: copy, rules, clock: { ...systemClock, now: () => kept.lastAt } });
     try {
         await book.check();
-        const report = book.news().reports.at(-1) ?? (await book.preview());
-        if (!report) throw new WattError("BOOK_SILENT", "No interval of the book is sealed and waits for a report.");
+        // Where nothing waits, the last report that was made.
+        const report = book.news().reports.at(-1) ?? (await book.preview()) ?? book.reportOf(book.stats().reports);
+        if (!report) throw new WattError("BOOK_SILENT", "No interval of the book is sealed yet.");
         return report;
     } finally {
         await book.close();

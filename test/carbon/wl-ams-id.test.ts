@@ -164,6 +164,9 @@ describe("wl-ams-id", () => {
         assert.equal(payload.lines.find(({ code }) => code === "invoice")?.wh, -400_000);
         assert.deepEqual(await ask({ report: 1 }), JSON.parse(JSON.stringify(payload)));
         assert.equal(await ask({ report: 2 }), null);
+        const all = (await ask<{ number: number }[]>({ intervals: 5 })).map(({ number }) => number);
+        assert.deepEqual(all, all.map((_, i) => i + 1));
+        assert.deepEqual((await ask<{ number: number }[]>({ intervals: 1 })).map(({ number }) => number), all.slice(-1));
         const caught = next<{ error: { code: string } }>("caught");
         send({ command: { accept: [1], by: "someone" } });
         assert.equal((await caught).error.code, "ADJUSTMENT_UNKNOWN");

@@ -149,6 +149,18 @@ describe("the carbon page's state", () => {
         }
         assert.deepEqual(page.show().intervals.map(({ n }) => n), Array.from({ length: 14 }, (_, i) => 20 - i));
     });
+
+    it("knows intervals and devices again after a restart, and prefers what it heard since", () => {
+        const interval = (number: number) => ({ number, from: "2026-05-30T00:00:00Z", netWh: 1, coverage: 1, points: 1, excludedWh: 0 });
+        page.send({ interval: {}, payload: interval(3) });
+        page.send({ topic: "intervals", payload: [interval(1), interval(2)] });
+        assert.deepEqual(page.show().intervals.map(({ n }) => n), [3, 2, 1]);
+        const reading = (device: string) => ({ site: "demo", device, class: "meter", seq: 1, quality: "good" });
+        page.send({ timestamp: page.now, payload: { ac_power_w: -5000 }, reading: reading("a") });
+        const old = page.now - 3_600_000;
+        page.send({ topic: "latest", payload: ["a", "b"].map((device) => ({ payload: { ac_power_w: 1 }, timestamp: old, reading: reading(device) })) });
+        assert.deepEqual(page.show().devices.map(({ device, state }) => [device, state]), [["a", "5.0 kW out"], ["b", "silent"]]);
+    });
 });
 
 describe("the carbon flow", () => {
