@@ -136,18 +136,21 @@ export class Rig {
         await once(this.wires, "read");
     }
 
-    private createSocket(onread?: OnReadOpts): Socket {
-        const before = this.socket;
-        const heard: OnReadOpts | undefined = onread && {
-            ...onread,
-            callback: (length, buffer) => {
-                const goesOn = onread.callback(length, buffer);
+    /** Apart from what makes sockets: each would keep the one before it. */
+    private heard({ buffer, callback }: OnReadOpts): OnReadOpts {
+        return {
+            buffer,
+            callback: (length, data) => {
+                const goesOn = callback(length, data);
                 this.wires.emit("read");
                 return goesOn;
             },
         };
-        const socket = heard ? newSocket(heard) : new Socket();
-        socket.on("data", () => this.wires.emit("read"));
+    }
+
+    private createSocket(onread?: OnReadOpts): Socket {
+        const before = this.socket;
+        const socket = onread ? newSocket(this.heard(onread)) : new Socket();
         this.socket = socket;
         socket.once("connect", () => {
             if (before?.closed === false) this.overlaps++;
