@@ -137,11 +137,11 @@ export class Rig {
     }
 
     /** Apart from what makes sockets: each would keep the one before it. */
-    private heard({ buffer, callback }: OnReadOpts): OnReadOpts {
+    private heard(onread: OnReadOpts): OnReadOpts {
         return {
-            buffer,
+            buffer: onread.buffer,
             callback: (length, data) => {
-                const goesOn = callback(length, data);
+                const goesOn = onread.callback(length, data);
                 this.wires.emit("read");
                 return goesOn;
             },
