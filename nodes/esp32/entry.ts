@@ -9,7 +9,7 @@ export interface DataEntry {
     device: string;
     boot?: number;
     seq?: number;
-    /** Check sum of the message, 32 bits. */
+    /** Check sum of what was measured, 32 bits. */
     sum?: number;
     simulated?: boolean;
     readings: StoredReading[];

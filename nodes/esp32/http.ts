@@ -37,6 +37,8 @@ const STATUS: Record<string, number | undefined> = {
     BODY_TOO_LARGE: 413,
     ENCODING_UNKNOWN: 415,
     RATE_LIMITED: 429,
+    INTERNAL: 500,
+    STORE_UNSURE: 500,
     CLOCK_NOT_SET: 503,
     STORE_BUSY: 503,
     STORE_DOWN: 503,
@@ -87,7 +89,7 @@ export class HttpDoor {
                 status,
                 body: { ok: false, error: code, message },
                 headers: {
-                    ...((status === 429 || status === 503) && { "retry-after": String(afterS) }),
+                    ...((status === 429 || status >= 500) && { "retry-after": String(afterS) }),
                     ...(status === 401 && { "www-authenticate": "Bearer" }),
                     ...(ENDING.has(status) && { connection: "close" }),
                 },

@@ -98,7 +98,7 @@ const FLOW = "flow";
 const STATE = "devices";
 
 /** Refusals that end by themselves: the same message is taken later. */
-const PASSING = new Set(["RATE_LIMITED", "STORE_DOWN", "STORE_BUSY", "CLOCK_NOT_SET"]);
+const PASSING = new Set(["RATE_LIMITED", "STORE_DOWN", "STORE_UNSURE", "STORE_BUSY", "CLOCK_NOT_SET"]);
 
 /** True for a refusal of a message that is to be sent again. */
 export function isPassing({ code }: WattError): boolean {
@@ -155,7 +155,7 @@ export class Ingest {
     /**
      * Resolves once all that a message holds is on disk.
      * @throws WattError PAYLOAD_INVALID, BODY_TOO_LARGE, DEVICE_FORBIDDEN, REPLAYED, DEVICE_TWICE, TOO_MANY_DEVICES, RATE_LIMITED,
-     * CLOCK_NOT_SET, STORE_DOWN, STORE_BUSY
+     * CLOCK_NOT_SET, STORE_DOWN, STORE_BUSY; STORE_UNSURE when the disk failed while it was written; INTERNAL
      */
     async take(decoder: Decoder, arrival: Arrival, sender: Sender): Promise<Receipt> {
         if (!this.isOpen) await this.ready;
@@ -171,7 +171,7 @@ export class Ingest {
 
     /** Counts and tells a message that was refused, here or before it came so far; what was thrown, as a WattError. */
     refuse(error: unknown, { via, at }: Pick<Arrival, "via" | "at">, device?: string): WattError {
-        const known = error instanceof WattError ? error : new WattError("PAYLOAD_INVALID", "The message cannot be read.", { cause: error });
+        const known = error instanceof WattError ? error : new WattError("INTERNAL", `The message could not be taken: ${errorText(error)}`, { cause: error });
         this.refused++;
         const name = device?.slice(0, LONGEST_NAME);
         const seen = name === undefined ? undefined : this.see(name, via, at);
@@ -245,7 +245,7 @@ export class Ingest {
         if (body.length > bodyBytes) throw new WattError("BODY_TOO_LARGE", `The message has more than ${bodyBytes} bytes: send fewer samples at a time.`);
         const first = body.find((byte) => byte > 0x20);
         if (first === 0x7b || first === 0x5b) checkShape(body, this.limits);
-        const found = decoder.decode(arrival);
+        const found = understood(decoder, arrival);
         const count = found.reduce((sum, { samples: list }) => sum + list.length, 0);
         if (count > samples) throw new WattError("PAYLOAD_INVALID", `The message has more than ${samples} samples: send fewer at a time.`);
         return found;
@@ -253,7 +253,6 @@ export class Ingest {
 
     private async admit(found: Decoded[], arrival: Arrival, sender: Sender): Promise<Receipt> {
         const receipt: Receipt = { accepted: 0, duplicates: 0, stale: 0, undated: 0 };
-        const sum = found.length > 0 ? crc32(arrival.body) : 0;
         const entries: DataEntry[] = [];
         const repeated: Promise<Kept>[] = [];
         /** By device: one message may tell of it in several parts. */
@@ -265,6 +264,7 @@ export class Ingest {
             const wait = arrival.via === "http" ? this.rates.take(device, this.clock.monotonic()) : 0;
             if (wait > 0) throw new RateLimited(device, wait);
             const { boot, seq } = numberOf(decoded, sender);
+            const sum = boot === undefined ? 0 : sumOf(decoded);
             const admission = this.devices.admit(device, boot, seq, sum);
             if (admission.kind === "duplicate") {
                 receipt.duplicates++;
@@ -287,7 +287,9 @@ export class Ingest {
         }
         const isKept = entries.length === 0 || (await this.keep(entries)) === "disk";
         const before = await Promise.all(repeated);
-        if (!isKept || (before.includes("memory") && this.spool.stats().state !== "disk")) throw this.down();
+        if (!isKept || (before.includes("memory") && this.spool.stats().state !== "disk")) {
+            throw new WattError("STORE_UNSURE", `${this.down().message} Send it under the same number: it may be kept yet.`);
+        }
         for (const decoded of found) this.note(decoded, arrival);
         return receipt;
     }
@@ -477,6 +479,20 @@ export class RateLimited extends WattError {
 
 /** Folders that a slow disk has not given back yet. */
 const leaving = new Map<string, Promise<void>>();
+
+/** @throws WattError PAYLOAD_INVALID, whatever the message does to the decoder */
+function understood(decoder: Decoder, arrival: Arrival): Decoded[] {
+    try {
+        return decoder.decode(arrival);
+    } catch (error) {
+        throw error instanceof WattError ? error : new WattError("PAYLOAD_INVALID", "The message cannot be read.", { cause: error });
+    }
+}
+
+/** Check sum of what was measured. When it is sent is none of it: a device that repeats a message says anew how long it has been up. */
+function sumOf({ samples }: Decoded): number {
+    return crc32(JSON.stringify(samples.map(({ device, values, up, ts }) => [device, values, up ?? ts])));
+}
 
 /** A message's number as it is signed, else as it says; both where both are there, and then they are the same. */
 function numberOf({ boot, seq }: Decoded, sender: Sender): { boot: number | undefined; seq: number | undefined } {

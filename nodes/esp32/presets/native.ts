@@ -69,8 +69,9 @@ function decodeSample(entry: unknown, device: string, sentUp: number | undefined
     const bad: Record<string, BadReason> = {};
     for (const [point, value] of Object.entries(entry)) {
         if (OWN.has(point) || value === null) continue;
-        if (!isPointName(point)) throw invalid(`point name "${point.slice(0, 50)}" must be snake_case and end in its unit, such as ac_power_w`);
-        const isText = typeof value === "string" && unitOf(point) === undefined && value.length <= LONGEST_TEXT;
+        const hasUnit = unitOf(point) !== undefined;
+        if (!isPointName(point) || (typeof value === "number" && !hasUnit)) throw invalid(`point name "${point.slice(0, 50)}" must be snake_case and end in its unit, such as ac_power_w`);
+        const isText = typeof value === "string" && !hasUnit && value.length <= LONGEST_TEXT;
         if (typeof value !== "number" && !isText) throw invalid(`${point} must be a number, or null where it could not be read`);
         values[point] = value;
         if (isEstimated) bad[point] = "estimated";
