@@ -64,9 +64,11 @@ typedef struct {
     unsigned count;
     /* Samples given up because the ring was full, or the receiver will never take them. */
     uint32_t dropped;
-    /* The message on its way: the oldest samples of the ring. Nobody knows yet whether it was taken, so it is repeated as it is. */
+    /* The message on its way: the oldest samples of the ring. Nobody knows yet whether it was taken, so it is repeated as it is, but for `up`. */
     char body[WL_BODY];
     size_t length;
+    /* Where in the body it says how long the device is up. */
+    size_t up_at;
     unsigned in_message;
     uint32_t message_seq;
     unsigned batch;
@@ -149,18 +151,33 @@ static inline bool wl_write_sample(wl_device *d, const wl_sample *s)
     return wl_append(d, snprintf(d->body + d->length, size - d->length, "}"));
 }
 
+/* In a field that every time fits. */
+static inline void wl_write_up(wl_device *d, uint64_t up_ms)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%20" PRIu64, up_ms);
+    memcpy(d->body + d->up_at, text, 20);
+}
+
 /*
  * The message to send now: body and length; false while there is none, or it is not time yet.
- * up_ms: since the start. now_ms: since 1970 UTC, 0 while the clock is not set. An open message is given again as it was.
+ * up_ms: since the start. now_ms: since 1970 UTC, 0 while the clock is not set. An open message is given again as it was,
+ * but for the time since the start: by that the receiver dates samples of a device without a clock.
  */
 static inline bool wl_next(wl_device *d, uint64_t up_ms, int64_t now_ms)
 {
     if (up_ms < d->not_before_ms) return false;
-    if (d->length > 0) return true;
+    if (d->length > 0) {
+        wl_write_up(d, up_ms);
+        return true;
+    }
     if (d->count == 0) return false;
     d->message_seq = d->seq++;
     d->in_message = 0;
-    if (!wl_append(d, snprintf(d->body, WL_BODY, "{\"v\":1,\"id\":\"%s\",\"boot\":%" PRIu32 ",\"seq\":%" PRIu32 ",\"up\":%" PRIu64 ",\"class\":\"meter\",\"s\":[", d->config.device, d->boot, d->message_seq, up_ms))) return false;
+    if (!wl_append(d, snprintf(d->body, WL_BODY, "{\"v\":1,\"id\":\"%s\",\"boot\":%" PRIu32 ",\"seq\":%" PRIu32 ",\"up\":", d->config.device, d->boot, d->message_seq))) return false;
+    d->up_at = d->length;
+    if (!wl_append(d, snprintf(d->body + d->length, WL_BODY - d->length, "%20s,\"class\":\"meter\",\"s\":[", ""))) return false;
+    wl_write_up(d, up_ms);
     while (d->in_message < d->count && d->in_message < d->batch) {
         wl_sample *s = &d->ring[(d->first + d->in_message) % WL_RING];
         const size_t before = d->length;
