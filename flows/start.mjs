@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // `npm start`: runs the plant flow, or `npm start -- carbon` the carbon flow, in Node-RED with the hardened settings beside this file, in
 // a user directory of its own.
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import os from "node:os";
@@ -48,19 +49,24 @@ const root = path.join(import.meta.dirname, "..");
 const { version } = require("../package.json");
 const dist = (file) => require(path.join(root, "dist", file));
 
-/** What can be started: the options that are its own, its folder, and the credentials of its flow, as names of environment variables only. */
+/** What can be started: the options that are its own, its folder, and the credentials of its flow: names of environment variables. */
 const APPS = {
     plant: {
         own: ["influx", "speed", "fault", "seed"],
         folder: ".wattledger",
-        credentials: { "plant-influx": { username: "${INFLUX_USERNAME}", password: "${INFLUX_PASSWORD}", token: "${INFLUX_TOKEN}" } },
+        credentials: () => ({ "plant-influx": { username: "${INFLUX_USERNAME}", password: "${INFLUX_PASSWORD}", token: "${INFLUX_TOKEN}" } }),
         prepare: preparePlant,
         describe: describePlant,
     },
     carbon: {
         own: ["config"],
         folder: ".wattledger-carbon",
-        credentials: { "carbon-guardian": { username: "${WL_GUARDIAN_USERNAME}", password: "${WL_GUARDIAN_PASSWORD}" } },
+        // The dialog of wl-esp32 adds to its keys, so they stand there themselves.
+        credentials: (userDir) => ({
+            "carbon-guardian": { username: "${WL_GUARDIAN_USERNAME}", password: "${WL_GUARDIAN_PASSWORD}" },
+            "carbon-esp32": { keys: JSON.stringify({ "sim-esp32-*": simulatedKey(userDir) }) },
+            "carbon-sim": { secret: simulatedKey(userDir) },
+        }),
         prepare: prepareCarbon,
         describe: describeCarbon,
     },
@@ -181,16 +187,24 @@ async function prepareCarbon(options, url) {
     env.WL_ESP32_URL ||= `${url}/wattledger/esp32`;
     const notes = options.config === undefined ? [] : takeConfig(options.config);
     if (env.WL_GUARDIAN_SERVER !== "guardian") env.WL_GUARDIAN_URL = `http://127.0.0.1:${env.WL_SIM_GUARDIAN_PORT}/api/v1`;
-    // The simulated meters sign with keys that follow from the site's id.
+    // The simulated meters sign with keys that follow from theirs for HTTP.
+    const secret = simulatedKey(options.userDir);
     const { deviceKey, publicKey } = dist("simulate/esp32-sender.js");
     const calibrations = [{ at: "2025-12-01", until: "2028-12-01", certificate: "simulated" }];
     env.WL_METERS ||= JSON.stringify(
         ["sim-esp32-1", "sim-esp32-2", "sim-esp32-3"].map((device) => ({
             meter: `${env.WL_SITE}/${device}`, kind: "grid", ratedW: 200_000, from: "2026-01-01",
-            accuracyClass: "0.5S", mpeExport: 0.005, mpeImport: 0.005, calibrations, key: publicKey(deviceKey(env.WL_SITE, device)),
+            accuracyClass: "0.5S", mpeExport: 0.005, mpeImport: 0.005, calibrations, key: publicKey(deviceKey(secret, device)),
         })),
     );
     return notes;
+}
+
+/** What the simulated meters prove themselves with; made once, readable by its owner only. */
+function simulatedKey(userDir) {
+    const file = path.join(userDir, "simulated.key");
+    if (!existsSync(file)) writeFileSync(file, randomBytes(24).toString("base64url"), { mode: 0o600 });
+    return readFileSync(file, "utf8");
 }
 
 /** Each setting of an ams_config.json to the variable that its node reads; secrets stay in the environment of this process. */
@@ -327,7 +341,7 @@ async function main() {
     process.env.WL_ZONE ||= Intl.DateTimeFormat().resolvedOptions().timeZone;
     process.env.WL_USER_DIR = options.userDir;
     const notes = await app.prepare(options, `${scheme}://${host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host}:${port}`);
-    const note = placeFlow(options.userDir, flow, app.credentials);
+    const note = placeFlow(options.userDir, flow, app.credentials(options.userDir));
     const RED = await startNodeRed(nodeRed, options, port);
     const sent = options.check ? watchReadings(RED) : undefined;
     const { port: bound } = RED.server.address();

@@ -67,6 +67,14 @@ describe("the dashboard of npm start -- carbon", () => {
         await open(1280);
     });
 
+    it("takes nothing from a device without a key", async () => {
+        const { origin } = new URL(demo.url);
+        const body = JSON.stringify({ v: 1, id: "sim-esp32-1", boot: 1, seq: 1, up: 1, s: [{ up: 1, ac_energy_export_wh: 1e9 }] });
+        const { status } = await fetch(`${origin}/wattledger/esp32`, { method: "POST", headers: { "content-type": "application/json" }, body });
+        assert.equal(status, 401);
+        await open(1280);
+    });
+
     it("goes from ESP32 samples to a report that could be filed, and verifies it at a click", async () => {
         await open(1280);
         await page.locator("[data-report].wl-level-good").waitFor({ timeout: 100_000 });
