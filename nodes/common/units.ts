@@ -29,11 +29,12 @@ export const UNITS = {
 
 export type UnitKey = keyof typeof UNITS;
 
-const BY_LENGTH = (Object.keys(UNITS) as UnitKey[]).toSorted((a, b) => b.length - a.length);
+/** Asked for every value that comes in: the endings are not made anew each time. */
+const ENDINGS = (Object.keys(UNITS) as UnitKey[]).toSorted((a, b) => b.length - a.length).map((key) => ({ key, ending: `_${key}` }));
 
 /** The unit that a point name ends in, or undefined for a state or text (`ac_energy_export_wh` → `wh`). */
 export function unitOf(point: string): UnitKey | undefined {
-    return BY_LENGTH.find((key) => point.endsWith(`_${key}`));
+    return ENDINGS.find(({ ending }) => point.endsWith(ending))?.key;
 }
 
 /** What is physically possible; anything else is a misread. */

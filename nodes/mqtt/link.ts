@@ -408,7 +408,7 @@ export class MqttLink {
             return;
         }
         try {
-            await Promise.all(users.map((user) => keep(user, message)));
+            await (users.length === 1 ? keep(users[0]!, message) : Promise.all(users.map((user) => keep(user, message))));
         } catch (error) {
             throw new MqttError("MQTT_NOT_STORED", `Messages could not be kept and stay with the broker: ${errorText(error)}`, "messages not kept", { cause: error });
         }
