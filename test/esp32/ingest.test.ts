@@ -3,10 +3,14 @@ import { createHmac, createHash } from "node:crypto";
 import { connect } from "node:net";
 import { gzipSync, deflateSync } from "node:zlib";
 import fc from "fast-check";
+import { systemClock } from "../../dist/common/clock.js";
+import { parseConfig } from "../../dist/common/config.js";
 import { LIMITS, unitOf } from "../../dist/common/units.js";
-import { hmacOf } from "../../dist/esp32/keys.js";
+import { esp32Schema } from "../../dist/esp32/config.js";
+import { BROKER, DeviceKeys, hmacOf } from "../../dist/esp32/keys.js";
 import { native } from "../../dist/esp32/presets/native.js";
-import { BROKER } from "../../dist/esp32/keys.js";
+import { Receiver } from "../../dist/esp32/receiver.js";
+import { makeDir, removeDir } from "../node-red.js";
 import { FaultyFiles } from "../store/faulty-files.js";
 import { envelope, IngestRig, KEY, PATH } from "./rig.js";
 
@@ -216,6 +220,17 @@ describe("ingest over HTTP", () => {
         assert.deepEqual((await rig.read(3)).map(({ reading }) => reading.simulated), [true, true, true]);
     });
 
+    it("takes nothing that it cannot date while this computer's clock is not set", async () => {
+        let now = 5000;
+        await rig.open({ clock: { ...systemClock, now: () => now } }, { clock: { ...systemClock, now: () => now } });
+        for (const message of [envelope(1), envelope(1, { ts: TS })]) {
+            const { status, body, headers } = await rig.post(message);
+            assert.deepEqual([status, body["error"], Number(headers.get("retry-after")) > 0], [503, "CLOCK_NOT_SET", true]);
+        }
+        now = Date.now();
+        assert.equal((await rig.post(envelope(1))).body["accepted"], 1);
+    });
+
     it("leaves out what cannot be true, with its reason", async () => {
         await rig.open();
         await rig.post(envelope(1, { s: [{ ac_power_w: 5, ac_frequency_hz: 5000 }] }));
@@ -292,6 +307,40 @@ describe("ingest over MQTT", () => {
             assert.equal((await take("plant/esp2/data", { ...envelope(2), id: undefined })).accepted, 1);
         } finally {
             await rig.close();
+        }
+    });
+});
+
+describe("a message of a broker", () => {
+    it("is acknowledged when it is on disk or never will be, and not while the disk takes nothing", async () => {
+        const folder = await makeDir("wl-esp32-");
+        const files = new FaultyFiles();
+        const codes: string[] = [];
+        const receiver = new Receiver({
+            folder,
+            site: "home",
+            zone: "UTC",
+            config: parseConfig(esp32Schema, {}),
+            keys: new DeviceKeys([]),
+            files,
+            onReading: () => undefined,
+            onRefusal: ({ code }) => codes.push(code),
+        });
+        try {
+            await receiver.ingest.ready;
+            const { onMessage } = receiver.subscription(() => undefined);
+            const send = (payload: string | Buffer) => onMessage({ topic: "wattledger/esp1/data", payload: Buffer.from(payload), retain: false, dup: false, qos: 1 });
+            await send(JSON.stringify(envelope(1)));
+            await send("garbage");
+            files.fault = (operation) => (operation.startsWith("handle.writev") ? "ENOSPC" : undefined);
+            await assert.rejects(send(JSON.stringify(envelope(2))), { code: "STORE_UNSURE" });
+            await assert.rejects(send(JSON.stringify(envelope(3))), { code: "STORE_DOWN" });
+            // What is wrong for good is not sent again.
+            files.fault = () => undefined;
+            assert.deepEqual(codes, ["PAYLOAD_INVALID", "STORE_UNSURE", "STORE_DOWN"]);
+        } finally {
+            await receiver.ingest.close();
+            await removeDir(folder);
         }
     });
 });

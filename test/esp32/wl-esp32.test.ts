@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import path from "node:path";
+import { deflateSync } from "node:zlib";
 import type { Node, NodeAPI, NodeStatus } from "node-red";
 import type { ReadingMessage } from "../../dist/common/reading.js";
 import wlSite from "../../dist/common/wl-site.js";
@@ -103,6 +104,20 @@ describe("wl-esp32", () => {
         const { payload, reading } = await read;
         assert.deepEqual([payload, reading.device], [{ solar_power_w: 120 }, "esp2"]);
         assert.equal((await fetch(`http://127.0.0.1:${port}/wattledger/esp32/input/post?node=esp2&apikey=first-key&fulljson={"solar_power":120}`)).status, 403);
+    });
+
+    it("takes emoncms' bulk, compressed, with times from when it was sent, by its key in the header", async () => {
+        await load();
+        const read = next<ReadingMessage>("read");
+        const { port } = server.address() as AddressInfo;
+        const before = Math.floor(Date.now() / 1000) * 1000;
+        const body = deflateSync("data=" + encodeURIComponent('[[100,"esp2",{"solar_power":120}]]') + "&sentat=160");
+        const headers = { authorization: "Bearer second-key", "content-type": "application/x-www-form-urlencoded" };
+        const answer = await fetch(`http://127.0.0.1:${port}/wattledger/esp32/input/bulk?cb=1`, { method: "POST", body, headers });
+        assert.deepEqual([answer.status, await answer.text()], [200, "ok"]);
+        const { payload, timestamp, reading } = await read;
+        assert.deepEqual([payload, reading.time], [{ solar_power_w: 120 }, "device"]);
+        assert.ok(timestamp >= before - 60_000 && timestamp <= Date.now() - 60_000);
     });
 
     it("gives its path back when it closes", async () => {
