@@ -128,6 +128,26 @@ describe("the evidence of a report", () => {
         assert.ok(reports.some(({ adjustments }) => adjustments.some(({ interval, exportWh }) => interval === 1 && exportWh < 0)));
     });
 
+    it("is written meter by meter in readings of its own where memory holds no more at once", async () => {
+        const names = ["site/m3", "site/m10", "site/m1"];
+        await open({ meters: names.map((meter) => meterRecord({ meter })) });
+        // So dense at first that the whole is taken for millions of samples.
+        const times = [...Array.from({ length: 600 }, (_, i) => START + i * 1000), ...Array.from({ length: 73 }, (_, i) => START + (i + 1) * HOUR)];
+        const read = (meter: string, at: number): MeterSample => ({ meter, at, exportWh: Math.round((at - START) / 60), importWh: 0, origin: "measured" });
+        await put(names.flatMap((meter) => times.map((at) => read(meter, at))));
+        clock.set(START + DAY + HOUR);
+        await book.check();
+        // Late, and other than before: what was known then is read too.
+        await put([{ ...read("site/m10", START + 5 * HOUR), exportWh: 1 }]);
+        clock.set(START + 3 * DAY + HOUR);
+        await book.check();
+        const { texts } = await assertProven();
+        const meters = texts.flatMap((text) => [...text.matchAll(/"meter":"(site\/m\d+)","origin"/g)].map(([, meter]) => meter!));
+        assert.deepEqual([...new Set(meters)], ["site/m1", "site/m10", "site/m3"]);
+        // The day's, and the 16 from its end on that may have closed it.
+        assert.equal(samplesOf(1).filter(({ meter }) => meter === "site/m3").length, 600 + 23 + 16);
+    });
+
     it("keeps the rules that each interval was sealed by", async () => {
         await open({ minTonnes: 3 });
         const other = meterRecord({ meter: "site/m2" });
