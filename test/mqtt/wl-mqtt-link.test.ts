@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import fc from "fast-check";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { configNode, configure } from "../../dist/common/config.js";
@@ -43,6 +44,14 @@ const nodes = [linkType, takerType];
 interface FlowNode {
     id: string;
     [property: string]: unknown;
+}
+
+/** As `helper.setFlows`, which gives the deploy 300 ms. */
+async function deploy(flow: FlowNode[], type: "full" | "nodes"): Promise<void> {
+    const { _events: events, _redNodes: red } = helper as unknown as { _events: EventEmitter; _redNodes: { setFlows(flow: object[], credentials: object, type: string): Promise<void> } };
+    const started = once(events, "flows:started");
+    await red.setFlows(flow, {}, type);
+    await started;
 }
 
 async function until(holds: () => boolean): Promise<void> {
@@ -110,16 +119,19 @@ describe("wl-mqtt-link", () => {
             let number = 0;
             const deployed = new AbortController();
             const publishing = (async () => {
-                while (!deployed.signal.aborted) await broker.publish("meters/1/power", String(number++));
+                for (; !deployed.signal.aborted; await nextTurn()) await broker.publish("meters/1/power", String(number++));
             })();
-            await until(() => texts("tb").length > 3);
-            for (let round = 0; round < 3; round++) {
-                const before = helper.getNode("tb");
-                await helper.setFlows(flow.map((node) => (node.id === "tb" ? { ...node, topic: "meters/+/power", round } : node)), "nodes");
-                assert.notEqual(helper.getNode("tb"), before);
+            try {
+                await until(() => texts("tb").length > 3);
+                for (let round = 0; round < 3; round++) {
+                    const before = helper.getNode("tb");
+                    await deploy(flow.map((node) => (node.id === "tb" ? { ...node, topic: "meters/+/power", round } : node)), "nodes");
+                    assert.notEqual(helper.getNode("tb"), before);
+                }
+            } finally {
+                deployed.abort();
+                await publishing;
             }
-            deployed.abort();
-            await publishing;
             const all = Array.from({ length: number }, (_, at) => `meters/1/power ${at}`);
             await until(() => texts("tb").length >= number && texts("ta").length >= number);
             assert.deepEqual(texts("tb"), all);
@@ -132,7 +144,7 @@ describe("wl-mqtt-link", () => {
             await helper.load(nodes, flow);
             await until(() => states.get("tb") === "up");
             const unsubscribed = once(broker.aedes, "unsubscribe") as Promise<[string[]]>;
-            await helper.setFlows(flow.map((node) => (node.id === "tb" ? { ...node, topic: "other" } : node)), "nodes");
+            await deploy(flow.map((node) => (node.id === "tb" ? { ...node, topic: "other" } : node)), "nodes");
             assert.deepEqual((await unsubscribed)[0], ["meters/+/power"]);
             await broker.publish("meters/1/power", "1");
             await broker.publish("other", "2");
@@ -146,7 +158,7 @@ describe("wl-mqtt-link", () => {
             await helper.load(nodes, flow);
             await bothUp();
             states.clear();
-            await helper.setFlows(flow.map((node) => (node.id === "link" ? { ...node, keepAliveS: "30" } : node)), "nodes");
+            await deploy(flow.map((node) => (node.id === "link" ? { ...node, keepAliveS: "30" } : node)), "nodes");
             await bothUp();
             await broker.publish("meters/1/power", "1");
             await until(() => texts("tb").length === 1);
@@ -158,12 +170,12 @@ describe("wl-mqtt-link", () => {
             await helper.load(nodes, flow);
             await bothUp();
             const unsubscribed = once(broker.aedes, "unsubscribe") as Promise<[string[]]>;
-            await helper.setFlows(flow.filter(({ id }) => id !== "ta"), "nodes");
+            await deploy(flow.filter(({ id }) => id !== "ta"), "nodes");
             assert.deepEqual((await unsubscribed)[0], ["meters/#"]);
             await broker.publish("meters/1/power", "1");
             await until(() => texts("tb").length === 1);
             const gone = once(broker.aedes, "clientDisconnect");
-            await helper.setFlows(flow.filter(({ id }) => id !== "ta" && id !== "tb"), "nodes");
+            await deploy(flow.filter(({ id }) => id !== "ta" && id !== "tb"), "nodes");
             await gone;
             assert.equal(broker.connections, 1);
         });
