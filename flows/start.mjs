@@ -318,6 +318,7 @@ function introduce(RED, nodeRed, options, url, notes) {
 
 async function main() {
     const args = process.argv.slice(2);
+    if (!existsSync(path.join(root, "dist/flows"))) throw new Unusable("Not built yet: run `npm ci` first.");
     if (args[0] === "carbon" && args.some((arg) => arg === "--test" || arg === "--dry-run")) {
         process.exitCode = await dist("cli/carbon.js").carbon(args.slice(1), (line) => console.log(line));
         return;
@@ -325,7 +326,6 @@ async function main() {
     const options = readOptions(args);
     const { app } = options;
     const flow = path.join(root, "dist/flows", `${app.name}.json`);
-    if (!existsSync(flow)) throw new Unusable("Not built yet: run `npm ci` first.");
     const { FAULTS } = dist("simulate/faults.js");
     if (options.help) return console.log(HELP.replace("FAULTS", FAULTS.join(", ")));
     if (options.fault && !FAULTS.includes(options.fault)) throw new BadArgument(`--fault takes one of ${FAULTS.join(", ")}, not "${options.fault}".`);
