@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import fc from "fast-check";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import type { MqttMessage } from "../../dist/mqtt/link.js";
@@ -488,6 +489,30 @@ describe("MqttLink", () => {
         const again = rig.user("a", ["t"]);
         await again.got(1);
         assert.deepEqual(again.payloads, ["1"]);
+    });
+
+    it("survives whatever a broker sends", async () => {
+        let bytes = Buffer.alloc(0);
+        const server = createServer((socket) => socket.on("error", () => undefined).once("data", () => socket.end(bytes))).listen(0, "127.0.0.1");
+        await once(server, "listening");
+        const url = `mqtt://127.0.0.1:${(server.address() as AddressInfo).port}`;
+        const packet = fc.oneof(
+            fc.constantFrom([0x20, 2, 0, 0], [0x20, 3, 0, 0, 0], [0x90, 3, 0, 1, 0x80], [0x90, 2, 0, 1], [0xd0, 0], [0xe0, 0], [0x32, 6, 0, 1, 0x74, 0, 7, 0x31], [0x34, 6, 0, 1, 0x74, 0, 7, 0x31], [0x62, 2, 0, 7]),
+            fc.array(fc.nat(255), { maxLength: 12 }),
+        );
+        await fc.assert(
+            fc.asyncProperty(fc.constantFrom(4 as const, 5 as const), fc.array(packet, { maxLength: 6 }), async (version, packets) => {
+                bytes = Buffer.from([0x20, ...(version === 5 ? [3, 0, 0, 0] : [2, 0, 0]), ...packets.flat()]);
+                const other = new LinkRig(settings(url, { version }), { clock });
+                const user = other.user("a", ["t"]);
+                await user.in("down");
+                assert.ok(other.lost.every(({ code }) => code.startsWith("MQTT_")));
+                await other.link.close(false);
+            }),
+            { numRuns: 150 },
+        );
+        server.close();
+        await once(server, "close");
     });
 
     it("takes thousands of messages without a word lost or out of order", async () => {
