@@ -62,6 +62,41 @@ export class StateFile {
     }
 }
 
+/** The state of something that runs without it too: faults of its file are told, of saving once until it succeeds again, not thrown. */
+export class LenientState {
+    private isUnsaved = false;
+
+    constructor(
+        private readonly file: Pick<StateFile, "load" | "save" | "remove"> | undefined,
+        private readonly onFault: (error: WattError) => void,
+    ) {}
+
+    /** What was saved last, unchecked; undefined where there is nothing, or nothing usable. */
+    load(): unknown {
+        try {
+            return this.file?.load();
+        } catch (error) {
+            this.onFault(error as WattError);
+            return undefined;
+        }
+    }
+
+    save(state: unknown): void {
+        try {
+            this.file?.save(state);
+            this.isUnsaved = false;
+        } catch (error) {
+            if (!this.isUnsaved) this.onFault(error as WattError);
+            this.isUnsaved = true;
+        }
+    }
+
+    /** Takes the file away, when its node is deleted. */
+    remove(): void {
+        this.file?.remove();
+    }
+}
+
 /** `<user directory>/wattledger/<name>`; undefined where Node-RED has no user directory, as in a program that embeds it. */
 export function userFolder({ settings: { userDir } }: NodeAPI, name: string): string | undefined {
     return userDir ? path.join(userDir, "wattledger", name) : undefined;

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { Report } from "../carbon/report.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import { Turns } from "../common/turns.js";
 import { mayHaveActed } from "./answer.js";
 import type { GridDocument, GuardianClient } from "./client.js";
 import { ambiguous, ed25519, fieldsOf, hederaDid, signCredential, type Credential, type MrvConfig } from "./credential.js";
@@ -48,7 +49,7 @@ const INVALID = 2;
  */
 export class ExternalSender {
     private readonly clock: Clock;
-    private tail: Promise<unknown> = Promise.resolve();
+    private readonly turns = new Turns();
 
     constructor(
         private readonly client: GuardianClient,
@@ -72,7 +73,7 @@ export class ExternalSender {
      * @throws WattError, GuardianError, HttpError before anything was sent
      */
     send(report: Report, signal?: AbortSignal, again = false): Promise<FilingResult> {
-        return this.inTurn(() => this.take(report, signal, again));
+        return this.turns.take(() => this.take(report, signal, again));
     }
 
     /** From here on the row remembers it, or it is refused; what throws is kept for later. */
@@ -100,7 +101,7 @@ export class ExternalSender {
 
     /** Sends what could not be sent, looks for what was: after a restart or an outage. What was sent is never sent again here. */
     resume(signal?: AbortSignal): Promise<FilingResult[]> {
-        return this.inTurn(async () => {
+        return this.turns.take(async () => {
             const results: FilingResult[] = [];
             let grid: Promise<GridDocument[]> | undefined;
             for (const row of this.rows()) {
@@ -282,12 +283,6 @@ export class ExternalSender {
             say(errorText(error), "The document:");
             return undefined;
         }
-    }
-
-    private inTurn<T>(work: () => Promise<T>): Promise<T> {
-        const turn = this.tail.then(work);
-        this.tail = turn.catch(() => undefined);
-        return turn;
     }
 }
 

@@ -4,7 +4,7 @@ import { WattError } from "../common/errors.js";
 import type { ReadingMessage } from "../common/reading.js";
 import { Reporter, type ReportOptions } from "../common/report.js";
 import type { SourceListener } from "../common/source.js";
-import type { StateFile } from "../common/statefile.js";
+import { LenientState, type StateFile } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import type { LinkState } from "./link.js";
 import { type PolledUnit, type PollOptions, UnitPoller, type UnitState } from "./poller.js";
@@ -44,7 +44,7 @@ export class PolledUnits<U extends SourceUnit> {
     /** Inverters by name: whether they sleep. */
     private readonly resting = new Map<string, boolean>();
     private saveAt: number;
-    private unsaved = false;
+    private readonly store: LenientState;
     private wasDown = false;
 
     /** @param busy The status until the first unit was asked. */
@@ -59,6 +59,7 @@ export class PolledUnits<U extends SourceUnit> {
         this.reporter = new Reporter(report);
         this.maxGapMs = Math.max(MIN_GAP_MS, 3 * Math.min(...polling.groups.map(({ periodMs }) => periodMs)));
         this.saveAt = this.clock.monotonic() + SAVE_EVERY_MS;
+        this.store = new LenientState(options.stateFile, (error) => options.listener.onWarning(error));
     }
 
     get size(): number {
@@ -123,24 +124,14 @@ export class PolledUnits<U extends SourceUnit> {
     }
 
     private restore(): void {
-        try {
-            const state = this.options.stateFile?.load();
-            if (state === undefined || this.energy.restore(state)) return;
-            throw new WattError("STATE_DAMAGED", "The stored energy totals make no sense: totals begin at the devices' counters again.");
-        } catch (error) {
-            this.options.listener.onWarning(error as WattError);
-        }
+        const state = this.store.load();
+        if (state === undefined || this.energy.restore(state)) return;
+        this.options.listener.onWarning(new WattError("STATE_DAMAGED", "The stored energy totals make no sense: totals begin at the devices' counters again."));
     }
 
     private save(): void {
         this.saveAt = this.clock.monotonic() + SAVE_EVERY_MS;
-        try {
-            this.options.stateFile?.save(this.energy.state());
-            this.unsaved = false;
-        } catch (error) {
-            if (!this.unsaved) this.options.listener.onWarning(error as WattError);
-            this.unsaved = true;
-        }
+        this.store.save(this.energy.state());
     }
 }
 

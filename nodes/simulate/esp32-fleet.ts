@@ -2,9 +2,9 @@ import type { KeyObject } from "node:crypto";
 import { z } from "zod";
 import { Backoff } from "../common/backoff.js";
 import { systemClock, type Clock } from "../common/clock.js";
-import { toError, WattError } from "../common/errors.js";
+import { WattError } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
-import type { StateFile } from "../common/statefile.js";
+import { LenientState } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { type MeterConfig, type MeterSample, type MeterState, SolarMeter } from "./esp32-meter.js";
 import { buildEnvelope, deviceKey, type Envelope, publicKey, type Transport } from "./esp32-sender.js";
@@ -102,18 +102,19 @@ export class Esp32Fleet {
     private readonly count = { kept: 0, refused: 0, samples: 0 };
     private told = { answered: 0, at: -Infinity };
     private saved = -Infinity;
-    private unsaved = false;
+    private readonly store: LenientState;
 
     constructor(
         private readonly config: FleetConfig,
         private readonly transport: Transport,
         private readonly events: FleetEvents,
-        private readonly store: Pick<StateFile, "load" | "save" | "remove"> | undefined,
+        file: ConstructorParameters<typeof LenientState>[0],
         private readonly clock: Clock = systemClock,
         private readonly random: () => number = Math.random,
     ) {
+        this.store = new LenientState(file, (error) => events.onError(error));
         const now = clock.now();
-        const saved = savedSchema.safeParse(this.load());
+        const saved = savedSchema.safeParse(this.store.load());
         // Counts on where the state was lost, too.
         const boot = Math.max(saved.success ? saved.data.boot + 1 : 0, Math.floor(now / 1000));
         this.devices = Array.from({ length: config.devices }, (_, i) => this.device(i, boot, now, saved.success ? saved.data.meters[i] : undefined));
@@ -154,7 +155,7 @@ export class Esp32Fleet {
     }
 
     close(removed: boolean): void {
-        if (removed) this.store?.remove();
+        if (removed) this.store.remove();
         else this.save();
     }
 
@@ -307,24 +308,9 @@ export class Esp32Fleet {
         else this.events.onStatus("ok", `${this.devices.length} sending`);
     }
 
-    private load(): unknown {
-        try {
-            return this.store?.load();
-        } catch (error) {
-            this.events.onError(toError(error));
-            return undefined;
-        }
-    }
-
     private save(): void {
         this.saved = this.clock.monotonic();
-        try {
-            this.store?.save({ boot: Math.max(...this.devices.map(({ boot }) => boot)), meters: this.devices.map(({ kept }) => kept) });
-            this.unsaved = false;
-        } catch (error) {
-            if (!this.unsaved) this.events.onError(toError(error));
-            this.unsaved = true;
-        }
+        this.store.save({ boot: Math.max(...this.devices.map(({ boot }) => boot)), meters: this.devices.map(({ kept }) => kept) });
     }
 }
 

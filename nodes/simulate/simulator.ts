@@ -4,7 +4,7 @@ import { Backoff } from "../common/backoff.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { toError } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
-import type { StateFile } from "../common/statefile.js";
+import { LenientState } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { buildImage, DEVICES, type Image, type InverterControls, type SimulatedDevice, SUNSPEC_BASE } from "./devices.js";
 import { ActiveFaults, type Fault, parseFault } from "./faults.js";
@@ -88,15 +88,15 @@ export class PlantSimulator {
     /** Wall clock at the plant's last step. */
     private wall: number;
     private ticks = 0;
-    /** The last save failed, and it was said. */
-    private unsaved = false;
+    private readonly store: LenientState;
 
     constructor(
         private readonly config: SimulatorConfig,
         private readonly events: SimulatorEvents,
-        private readonly store: Pick<StateFile, "load" | "save" | "remove"> | undefined,
+        file: ConstructorParameters<typeof LenientState>[0],
         private readonly clock: Clock = systemClock,
     ) {
+        this.store = new LenientState(file, (error) => events.onError(error));
         this.wall = clock.now();
         this.plant = new Plant(config, this.restore());
         this.controls = this.plant.sample.inverters.map(() => ({ values: noControls(), revertIn: 0 }));
@@ -150,7 +150,7 @@ export class PlantSimulator {
 
     async close(removed: boolean): Promise<void> {
         await this.hangUp();
-        if (removed) this.store?.remove();
+        if (removed) this.store.remove();
         else this.save();
     }
 
@@ -293,7 +293,7 @@ export class PlantSimulator {
     /** The saved state brought up to now; a new plant where there is none. */
     private restore(): PlantState {
         const { config, wall } = this;
-        const saved = savedSchema.safeParse(this.load());
+        const saved = savedSchema.safeParse(this.store.load());
         if (!saved.success) return initialState(config, wall, config.timeOfDay === "real" ? wall : lateMorning(wall, config.longitude));
         const plant = new Plant(config, saved.data.plant);
         const gap = Math.min(Math.max(0, wall - saved.data.wall), MAX_GAP_MS / config.speed);
@@ -308,23 +308,8 @@ export class PlantSimulator {
         return plant.state;
     }
 
-    private load(): unknown {
-        try {
-            return this.store?.load();
-        } catch (error) {
-            this.events.onError(toError(error));
-            return undefined;
-        }
-    }
-
     private save(): void {
-        try {
-            this.store?.save({ wall: this.wall, plant: this.plant.state });
-            this.unsaved = false;
-        } catch (error) {
-            if (!this.unsaved) this.events.onError(toError(error));
-            this.unsaved = true;
-        }
+        this.store.save({ wall: this.wall, plant: this.plant.state });
     }
 }
 
