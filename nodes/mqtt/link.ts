@@ -289,7 +289,7 @@ export class MqttLink {
     private async open(attempt: number): Promise<void> {
         // The broker would take the session from the old connection while it lasts.
         await this.lastClose;
-        await Promise.race([this.lastSettled, this.clock.sleep(SETTLE_WITHIN_MS)]);
+        await within(this.clock, SETTLE_WITHIN_MS, this.lastSettled);
         const { url, inFlight } = this.settings;
         const tls = await readTls(url, this.settings.tls);
         if (attempt !== this.attempt) return;
@@ -504,8 +504,9 @@ export class MqttLink {
     }
 
     private async quiet(connection: Connection): Promise<void> {
+        const end = this.clock.monotonic() + QUIET_WITHIN_MS;
         await this.syncing;
-        for (let before = -1; before !== connection.received && connection === this.connection; ) {
+        for (let before = -1; before !== connection.received && connection === this.connection && this.clock.monotonic() < end; ) {
             before = connection.received;
             await this.clock.sleep(QUIET_MS);
         }

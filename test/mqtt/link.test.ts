@@ -477,6 +477,36 @@ describe("MqttLink", () => {
         assert.match(rig.warnings[0]!, /^1 messages were dropped/);
     });
 
+    it("stops waiting for what is on its way to a user that leaves, however much comes for others", async () => {
+        let sleeps = 0;
+        const sleep = clock.sleep.bind(clock);
+        clock.sleep = (ms, signal) => {
+            sleeps++;
+            return sleep(ms, signal);
+        };
+        const [stays, leaves] = [rig.user("a", ["t"]), rig.user("b", ["u"])];
+        await Promise.all([stays.in("up"), leaves.in("up")]);
+        const gone = new AbortController();
+        const left = rig.link.leave("b", true).then(() => gone.abort());
+        const goOn = async () => {
+            const due = stays.messages.length + 1;
+            await broker.publish("t", "more");
+            await stays.got(due);
+            clock.advance(100);
+            await new Promise((resolve) => setImmediate(resolve));
+        };
+        while (!gone.signal.aborted) await goOn();
+        await left;
+        const before = sleeps;
+        for (let more = 0; more < 3; more++) await goOn();
+        assert.equal(sleeps, before);
+    });
+
+    it("keeps one timer while it is connected", async () => {
+        await rig.user("a", ["t"]).in("up");
+        assert.equal(clock.waiting, 1);
+    });
+
     it("leaves with the broker what comes for a last user that does not come back", async () => {
         const user = rig.user("a", ["t"]);
         await user.in("up");
