@@ -28,35 +28,32 @@ export type Admission = { kind: "fresh" } | { kind: "duplicate"; kept?: Promise<
 export class Devices {
     private readonly known = new Map<string, Device>();
 
-    /** @param most So many are known at a time; of the others nothing is taken. */
+    /** Of those known, how many are not listed. */
+    private unlisted = 0;
+
+    /** So many that are not listed are known at a time; of others nothing is taken. */
     constructor(
-        private readonly most: number,
+        private readonly room: { most: number; isListed(device: string): boolean },
         private readonly onTwin: (error: WattError) => void,
     ) {}
 
-    get size(): number {
-        return this.known.size;
-    }
-
-    /** @throws WattError TOO_MANY_DEVICES */
-    private get(device: string): Device {
-        let found = this.known.get(device);
-        if (!found) {
-            if (this.known.size >= this.most) {
-                throw new WattError("TOO_MANY_DEVICES", `${this.most} devices send already: raise the limit in the dialog of the node, or give keys to those that may send.`);
-            }
-            this.known.set(device, (found = new Device()));
+    /** A device to be remembered. */
+    private get(name: string): Device {
+        let device = this.known.get(name);
+        if (!device) {
+            this.known.set(name, (device = new Device()));
+            if (!this.room.isListed(name)) this.unlisted++;
         }
-        return found;
+        return device;
     }
 
     /**
      * Judges a message by its number.
-     * @throws WattError REPLAYED, DEVICE_TWICE, TOO_MANY_DEVICES
+     * @throws WattError REPLAYED, DEVICE_TWICE
      */
     admit(name: string, boot: number | undefined, seq: number | undefined, sum: number): Admission {
-        const device = this.get(name);
-        if (boot === undefined || seq === undefined) return { kind: "fresh" };
+        const device = this.known.get(name);
+        if (!device || boot === undefined || seq === undefined) return { kind: "fresh" };
         const flight = device.flights.get(`${boot}:${seq}`);
         if (flight) {
             if (flight.sum !== sum) throw this.twin(name, device);
@@ -69,10 +66,22 @@ export class Devices {
         throw new WattError("REPLAYED", `${name} has sent later messages than ${boot}/${seq} (boot/seq) before: this one is not taken again. Number each message, and count the starts in memory that survives a restart.`);
     }
 
+    /** @throws WattError TOO_MANY_DEVICES, before any of these messages is claimed */
+    checkRoom(entries: readonly DataEntry[]): void {
+        const { most } = this.room;
+        const more = entries.filter(({ device }) => !this.known.has(device) && !this.room.isListed(device)).length;
+        if (more === 0 || this.unlisted + more <= most) return;
+        throw new WattError("TOO_MANY_DEVICES", `${most} devices without a key of their own send already: raise the limit in the dialog of the node, or give keys to those that may send.`);
+    }
+
     /** Remembers a message on its way to the disk. */
-    claim(name: string, { boot, seq, sum }: DataEntry, kept: Promise<Kept>): void {
-        if (boot === undefined || seq === undefined) return;
+    claim({ device: name, boot, seq, sum, simulated }: DataEntry, kept: Promise<Kept>): void {
         const device = this.get(name);
+        device.isSimulated ||= simulated === true;
+        if (boot === undefined || seq === undefined) {
+            device.count++;
+            return;
+        }
         device.flights.set(`${boot}:${seq}`, { sum: sum ?? 0, kept });
         device.newestBoot = Math.max(device.newestBoot, boot);
     }
@@ -88,19 +97,17 @@ export class Devices {
 
     /** True for a device that said so once: nothing it says later makes it a real one. */
     isSimulated(name: string, says: boolean): boolean {
-        const device = this.get(name);
-        device.isSimulated ||= says;
-        return device.isSimulated;
+        return says || this.known.get(name)?.isSimulated === true;
     }
 
     /** The next number of a device that does not count. */
     count(name: string): number {
-        return this.get(name).count++;
+        return this.known.get(name)?.count ?? 0;
     }
 
     /** Begins anew: the board was replaced, or its memory erased. */
     forget(name: string): void {
-        this.known.delete(name);
+        if (this.known.delete(name) && !this.room.isListed(name)) this.unlisted--;
     }
 
     /** Takes over what the spool holds. */
@@ -115,8 +122,7 @@ export class Devices {
     }
 
     private restored(name: string, simulated: boolean | undefined, fill: (window: ReplayWindow) => void): void {
-        const device = this.known.get(name) ?? new Device();
-        this.known.set(name, device);
+        const device = this.get(name);
         device.isSimulated ||= simulated === true;
         fill(device.window);
         device.newestBoot = device.window.lastBoot;

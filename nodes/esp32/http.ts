@@ -129,6 +129,7 @@ export class HttpDoor {
         const mac = headerOf(request, "x-wl-signature");
         if (mac !== undefined) {
             const [boot, seq] = [wholeOf(request, "x-wl-boot"), wholeOf(request, "x-wl-seq")];
+            if (Object.keys(query).length > 0) throw new WattError("PAYLOAD_INVALID", "A signed request has no query: put the data into the body.");
             if (device === undefined || boot === undefined || seq === undefined) {
                 throw new WattError("PAYLOAD_INVALID", "A signed request has the headers X-WL-Device, X-WL-Boot, X-WL-Seq and X-WL-Signature.");
             }

@@ -15,7 +15,7 @@ import { type Kept, Spool } from "../store/spool.js";
 import { Devices } from "./devices.js";
 import { type DataEntry, decodeEntry, encodeEntry, type Entry, messageOf, type StoredReading } from "./entry.js";
 import type { Sender } from "./keys.js";
-import { checkShape, DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
+import { DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
 import type { Arrival, Decoded, Decoder, DeviceSample } from "./preset.js";
 import { timeOf } from "./time.js";
 
@@ -50,6 +50,7 @@ export interface SeenDevice {
     via: Arrival["via"];
     /** Of its last message, ms UTC. */
     at: number;
+    /** Messages. */
     kept: number;
     refused: number;
     /** Code of the last refusal, while nothing was kept since. */
@@ -65,6 +66,8 @@ export interface IngestOptions {
     /** Of devices that do not say what they are. */
     deviceClass?: string;
     limits?: Partial<Limits>;
+    /** True for a device with a key of its own: the installer named it, so it is no part of the limit of devices. */
+    isListed?: (device: string) => boolean;
     /** Messages wait so long for others to be written together, ms; 0 writes at once what came while the disk was busy. */
     commitMs?: number;
     maxBytes?: number;
@@ -136,7 +139,7 @@ export class Ingest {
         const { folder, limits, commitMs = 0, maxBytes = 64 * 1024 * 1024, retryMs = 2000, clock = systemClock, files } = options;
         this.clock = clock;
         this.limits = { ...DEFAULT_LIMITS, ...limits };
-        this.devices = new Devices(this.limits.devices, (error) => options.onWarning?.(error));
+        this.devices = new Devices({ most: this.limits.devices, isListed: options.isListed ?? (() => false) }, (error) => options.onWarning?.(error));
         this.rates = new Rates(this.limits);
         this.stateAt = clock.monotonic();
         this.spool = new Spool({ folder, commitMs, commitEntries: commitMs > 0 ? COMMIT_ENTRIES : 1, maxBytes, keepAll: true, retryMs, cursorMs: 5000, clock, after: leaving.get(folder), ...(files && { files }) });
@@ -201,11 +204,11 @@ export class Ingest {
     status(): { kind: StatusKind; text: string } {
         const { state } = this.spool.stats();
         if (state === "failed") return { kind: "error", text: "store unusable" };
-        if (state === "memory") return { kind: "error", text: "disk fails: 503" };
+        if (state === "memory") return { kind: "error", text: "disk fails" };
         const all = [...this.listed.values()];
         const [sending, troubled] = [all.filter(({ kept }) => kept > 0).length, all.filter(({ problem }) => problem !== undefined).length];
         const text = `${sending} device${sending === 1 ? "" : "s"}`;
-        if (troubled > 0) return { kind: "warn", text: `${text}, ${troubled} refused` };
+        if (troubled > 0) return { kind: "warn", text: `${troubled}/${all.length} refused` };
         if (sending > 0) return { kind: "ok", text };
         return this.refused > 0 ? { kind: "warn", text: `${Math.min(this.refused, 99_999)} refused` } : { kind: "idle", text: "no device yet" };
     }
@@ -243,9 +246,7 @@ export class Ingest {
         const { bodyBytes, samples } = this.limits;
         const { body } = arrival;
         if (body.length > bodyBytes) throw new WattError("BODY_TOO_LARGE", `The message has more than ${bodyBytes} bytes: send fewer samples at a time.`);
-        const first = body.find((byte) => byte > 0x20);
-        if (first === 0x7b || first === 0x5b) checkShape(body, this.limits);
-        const found = understood(decoder, arrival);
+        const found = byDevice(understood(decoder, arrival));
         const count = found.reduce((sum, { samples: list }) => sum + list.length, 0);
         if (count > samples) throw new WattError("PAYLOAD_INVALID", `The message has more than ${samples} samples: send fewer at a time.`);
         return found;
@@ -255,8 +256,6 @@ export class Ingest {
         const receipt: Receipt = { accepted: 0, duplicates: 0, stale: 0, undated: 0 };
         const entries: DataEntry[] = [];
         const repeated: Promise<Kept>[] = [];
-        /** By device: one message may tell of it in several parts. */
-        const own = new Map<string, DataEntry>();
         for (const decoded of found) {
             const { device } = decoded;
             this.checkSender(decoded, sender);
@@ -276,21 +275,16 @@ export class Ingest {
             const readings = this.readings(decoded, arrival, base, receipt);
             receipt.accepted += readings.length;
             if (readings.length === 0 && boot === undefined) continue;
-            const part = own.get(device);
-            if (part?.boot === boot && part?.seq === seq && part) {
-                part.readings.push(...readings);
-                continue;
-            }
-            const entry: DataEntry = { device, ...(boot !== undefined && seq !== undefined && { boot, seq, sum }), ...(simulated && { simulated }), readings };
-            own.set(device, entry);
-            entries.push(entry);
+            entries.push({ device, ...(boot !== undefined && seq !== undefined && { boot, seq, sum }), ...(simulated && { simulated }), readings });
         }
+        this.devices.checkRoom(entries);
         const isKept = entries.length === 0 || (await this.keep(entries)) === "disk";
         const before = await Promise.all(repeated);
         if (!isKept || (before.includes("memory") && this.spool.stats().state !== "disk")) {
             throw new WattError("STORE_UNSURE", `${this.down().message} Send it under the same number: it may be kept yet.`);
         }
-        for (const decoded of found) this.note(decoded, arrival);
+        const kept = new Set(entries.flatMap(({ device, readings }) => (readings.length > 0 ? [device] : [])));
+        for (const decoded of found) this.note(decoded, arrival, kept.has(decoded.device));
         return receipt;
     }
 
@@ -346,7 +340,7 @@ export class Ingest {
 
     private async keep(entries: DataEntry[]): Promise<Kept> {
         const kept = this.spool.append(entries.map(encodeEntry).join(""), entries.length);
-        for (const entry of entries) this.devices.claim(entry.device, entry, kept);
+        for (const entry of entries) this.devices.claim(entry, kept);
         this.sinceState += entries.length;
         try {
             const where = await kept;
@@ -381,10 +375,11 @@ export class Ingest {
         if (oldest !== undefined) this.listed.delete(oldest);
     }
 
-    private note({ device, unmapped }: Decoded, { via, at }: Arrival): void {
+    private note({ device, unmapped }: Decoded, { via, at }: Arrival, isKept: boolean): void {
         const seen = this.see(device, via, at);
-        seen.kept++;
         if (unmapped) seen.unmapped = unmapped;
+        if (!isKept) return;
+        seen.kept++;
         delete seen.problem;
     }
 
@@ -489,9 +484,23 @@ function understood(decoder: Decoder, arrival: Arrival): Decoded[] {
     }
 }
 
+/** What a message says of each device, one part for each: a bulk names one many times. */
+function byDevice(found: readonly Decoded[]): Decoded[] {
+    const parts = new Map<string, Decoded>();
+    for (const decoded of found) {
+        const part = parts.get(decoded.device);
+        if (!part) parts.set(decoded.device, { ...decoded, samples: [...decoded.samples] });
+        else {
+            part.samples.push(...decoded.samples);
+            if (decoded.unmapped) part.unmapped = decoded.unmapped;
+        }
+    }
+    return [...parts.values()];
+}
+
 /** Check sum of what was measured. When it is sent is none of it: a device that repeats a message says anew how long it has been up. */
 function sumOf({ samples }: Decoded): number {
-    return crc32(JSON.stringify(samples.map(({ device, values, up, ts }) => [device, values, up ?? ts])));
+    return crc32(JSON.stringify(samples.map(({ device, values, up, ts, isReckoned }) => [device, values, up ?? (isReckoned ? undefined : ts)])));
 }
 
 /** A message's number as it is signed, else as it says; both where both are there, and then they are the same. */

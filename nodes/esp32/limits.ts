@@ -4,10 +4,6 @@ export interface Limits {
     /** Of one message, after decompression. */
     bodyBytes: number;
     samples: number;
-    /** Of objects and of arrays. */
-    depth: number;
-    /** In one object. */
-    keys: number;
     /** Messages a second and device, in the long run. */
     ratePerS: number;
     /** Messages at once, of a device that was silent. */
@@ -16,14 +12,17 @@ export interface Limits {
     devices: number;
 }
 
-export const DEFAULT_LIMITS: Limits = { bodyBytes: 65_536, samples: 500, depth: 5, keys: 200, ratePerS: 50, burst: 500, devices: 2000 };
+export const DEFAULT_LIMITS: Limits = { bodyBytes: 65_536, samples: 500, ratePerS: 50, burst: 500, devices: 2000 };
+
+/** Levels of objects and of arrays, and keys of one object: more than any known device sends (OpenDTU's live data have 5 levels). */
+export const SHAPE = { depth: 5, keys: 200 };
 
 /**
  * Refuses JSON that is nested too deep or has too many keys in one object before it is parsed, in one pass over the text. Objects and
  * arrays count apart: `{"a":[{"b":1}]}` is 2 deep.
  * @throws WattError PAYLOAD_INVALID
  */
-export function checkShape(text: Uint8Array, { depth, keys }: Pick<Limits, "depth" | "keys">): void {
+export function checkShape(text: Uint8Array, { depth, keys } = SHAPE): void {
     const members: number[] = [];
     let arrays = 0;
     let isText = false;

@@ -34,6 +34,8 @@ export interface DeviceSample {
     bad?: Record<string, BadReason>;
     /** The device's own time, ms UTC, not checked for plausibility. */
     ts?: number;
+    /** `ts` follows from when the message was sent or came: a repeat of it has another one. */
+    isReckoned?: boolean;
     /** ms since the device's start, at the sample. */
     up?: number;
     /** How long before its arrival it was measured, ms, where the source tells that instead. */

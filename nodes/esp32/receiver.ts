@@ -46,6 +46,7 @@ export class Receiver {
             clock,
             ...(config.deviceClass !== "" && { deviceClass: config.deviceClass }),
             commitMs: config.commitMs,
+            isListed: (device) => keys.of(device)?.device === device,
             limits: { bodyBytes: config.bodyKb * 1024, samples: config.samples, ratePerS: config.ratePerS, burst: config.burst, devices: config.maxDevices },
             onRefusal: (refusal) => {
                 if (told.take(`${refusal.code} ${refusal.device}`, clock.monotonic()) === 0) options.onRefusal?.(refusal);

@@ -3,6 +3,7 @@ import { EARLIEST_TRUSTED_MS } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import type { BadReason, PointValue } from "../common/reading.js";
 import { LIMITS, unitOf, unitText } from "../common/units.js";
+import { checkShape } from "./limits.js";
 import type { Arrival, Decoded, DeviceSample } from "./preset.js";
 
 export type JsonObject = Record<string, unknown>;
@@ -10,8 +11,6 @@ export type JsonObject = Record<string, unknown>;
 /** A source's key, the point it is, and what its value is multiplied with to be in the point's unit. */
 export type PointTable = Readonly<Record<string, readonly [point: string, factor?: number] | undefined>>;
 
-/** Deeper than any device nests. */
-const MAX_DEPTH = 8;
 const MAX_NAME = 64;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const ABSENT = new Set(["", "nan", "unavailable", "unknown", "n/a", "none", "null"]);
@@ -46,21 +45,19 @@ export function textOf({ body }: Pick<Arrival, "body">): string {
 
 /**
  * @returns what the text says; NaN and infinity, which C's printf writes, are null.
- * @throws WattError PAYLOAD_INVALID for no JSON, or one nested too deep.
+ * @throws WattError PAYLOAD_INVALID for no JSON, or one nested too deep or with too many keys.
  */
 export function parseJson(text: string): unknown {
-    let parsed: unknown;
+    checkShape(Buffer.from(text));
     try {
-        parsed = JSON.parse(text);
+        return JSON.parse(text);
     } catch {
         try {
-            parsed = JSON.parse(text.replaceAll(/([:[,]\s*)[-+]?(?:nan|inf(?:inity)?)(?=\s*[,}\]])/gi, "$1null"));
+            return JSON.parse(text.replaceAll(/([:[,]\s*)[-+]?(?:nan|inf(?:inity)?)(?=\s*[,}\]])/gi, "$1null"));
         } catch {
             throw invalid("The message is no JSON.");
         }
     }
-    if (isDeeper(parsed, MAX_DEPTH)) throw invalid(`The JSON is nested deeper than ${MAX_DEPTH} levels.`);
-    return parsed;
 }
 
 /** @throws WattError PAYLOAD_INVALID for anything but a JSON object. */
@@ -68,11 +65,6 @@ export function parseJsonObject(text: string): JsonObject {
     const parsed = parseJson(text);
     if (isObject(parsed)) return parsed;
     throw invalid("The message is no JSON object.");
-}
-
-function isDeeper(value: unknown, levels: number): boolean {
-    if (typeof value !== "object" || value === null) return false;
-    return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
 }
 
 /** A number, also as text; undefined for what stands for none; `decode` for anything else. */
@@ -205,6 +197,11 @@ export class Recent<V> {
         const value = this.young.get(key) ?? this.old.get(key);
         if (value !== undefined && this.old.has(key)) this.set(key, value);
         return value;
+    }
+
+    /** Without taking it for used. */
+    has(key: string): boolean {
+        return this.young.has(key) || this.old.has(key);
     }
 
     set(key: string, value: V): void {

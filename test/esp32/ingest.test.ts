@@ -8,6 +8,7 @@ import { parseConfig } from "../../dist/common/config.js";
 import { LIMITS, unitOf } from "../../dist/common/units.js";
 import { esp32Schema } from "../../dist/esp32/config.js";
 import { BROKER, DeviceKeys, hmacOf } from "../../dist/esp32/keys.js";
+import { emoncms } from "../../dist/esp32/presets/emoncms.js";
 import { native } from "../../dist/esp32/presets/native.js";
 import { Receiver } from "../../dist/esp32/receiver.js";
 import { makeDir, removeDir } from "../node-red.js";
@@ -15,6 +16,12 @@ import { FaultyFiles } from "../store/faulty-files.js";
 import { envelope, IngestRig, KEY, PATH } from "./rig.js";
 
 const TS = Date.now() - 60_000;
+
+const emoncmsDecoder = () => emoncms.createDecoder({ prefix: "", zone: "UTC" });
+
+function signedHeaders(request: Parameters<typeof hmacOf>[1]): Record<string, string> {
+    return { "x-wl-device": "esp1", "x-wl-boot": String(request.boot), "x-wl-seq": String(request.seq), "x-wl-signature": hmacOf(KEY, request), "content-type": "application/x-www-form-urlencoded" };
+}
 
 describe("ingest over HTTP", () => {
     let rig: IngestRig;
@@ -87,6 +94,16 @@ describe("ingest over HTTP", () => {
         assert.match(String(body["message"]), /name and a key of its own/);
     });
 
+    it("knows an honest repeat whose envelope tells the time of the repeat, and another device by the time of a sample", async () => {
+        await rig.open();
+        const message = envelope(1, { s: [{ ac_power_w: 1 }], ts: TS });
+        assert.equal((await rig.post(message)).body["accepted"], 1);
+        assert.equal((await rig.post({ ...message, ts: TS + 5000, up: 105_000 })).body["duplicates"], 1);
+        const told = (ts: number) => rig.post(envelope(2, { ts: TS, s: [{ ts, ac_power_w: 0 }] }));
+        assert.equal((await told(TS)).status, 200);
+        assert.equal((await told(TS + 1)).body["error"], "DEVICE_TWICE");
+    });
+
     it("takes the right key only, and lets no device send as another", async () => {
         rig.keys.push({ device: "esp2", secret: "other-key" }, { device: "emon-*", secret: "family-key" });
         await rig.open();
@@ -136,6 +153,87 @@ describe("ingest over HTTP", () => {
         // Signed, but of another number than it says inside.
         const other = Buffer.from(JSON.stringify(envelope(9)));
         assert.equal((await rig.post(other, signed(hmacOf(KEY, { ...request, body: other })))).status, 400);
+    });
+
+    it("takes no signed request with a query, which the signature does not hold", async () => {
+        await rig.open({}, { below: { "input/post": emoncmsDecoder() } });
+        const body = Buffer.from("fulljson={\"solar_power\":120}&node=esp1");
+        const headers = signedHeaders({ method: "POST", path: `${PATH}/input/post`, boot: 3, seq: 5, body });
+        const send = (query: string) => fetch(`${rig.url}/input/post${query}`, { method: "POST", body, headers });
+        for (const query of [`?fulljson=${encodeURIComponent('{"solar_power":9999}')}`, "?cb=1", "?time=1"]) {
+            const answer = await send(query);
+            assert.equal(answer.status, 400);
+            assert.match(await answer.text(), /has no query/);
+        }
+        assert.equal((await send("")).status, 200);
+        assert.deepEqual((await rig.read(1)).map(({ payload }) => payload), [{ solar_power_w: 120 }]);
+    });
+
+    it("knows a signed bulk again, whatever came in it and whenever it comes", async () => {
+        let now = Date.now();
+        const clock = { ...systemClock, now: () => now };
+        await rig.open({ clock }, { clock, below: { "input/bulk": emoncmsDecoder() } });
+        const body = Buffer.from('data=[[0,"esp1",{"solar_power":1}],[10,"esp1",{"solar_power":2}],[20,"esp1",{"solar_power":3}]]&sentat=20');
+        const headers = signedHeaders({ method: "POST", path: `${PATH}/input/bulk`, boot: 3, seq: 5, body });
+        for (let i = 0; i < 3; i++) {
+            assert.equal((await fetch(`${rig.url}/input/bulk`, { method: "POST", body, headers })).status, 200);
+            now += 5000;
+        }
+        await rig.read(3);
+        assert.deepEqual([rig.readings.map(({ payload }) => payload["solar_power_w"]), rig.warnings], [[1, 2, 3], []]);
+    });
+
+    it("counts a message once for the rate of a device, however many entries it has", async () => {
+        await rig.open({ limits: { ratePerS: 0.001, burst: 2 } }, { below: { "input/bulk": emoncmsDecoder() } });
+        const body = `data=${JSON.stringify(Array.from({ length: 6 }, (_, i) => [i, "esp1", { solar_power: i }]))}`;
+        const send = () => fetch(`${rig.url}/input/bulk`, { method: "POST", body, headers: { authorization: `Bearer ${KEY}` } });
+        assert.deepEqual([(await send()).status, (await send()).status, (await send()).status], [200, 200, 429]);
+    });
+
+    it("holds the keys and levels of an object wherever in the message it stands", async () => {
+        await rig.open({}, { below: { "input/post": emoncmsDecoder() } });
+        const keys = (count: number) => Array.from({ length: count }, (_, i) => `power${i}`);
+        const texts = [JSON.stringify(Object.fromEntries(keys(201).map((key) => [key, 1]))), keys(201).map((key) => `${key}:1`).join(","), `{"power":${'{"a":'.repeat(5)}1${"}".repeat(6)}`];
+        for (const text of texts) {
+            const answer = await fetch(`${rig.url}/input/post`, { method: "POST", body: `node=esp1&fulljson=${encodeURIComponent(text)}`, headers: { authorization: `Bearer ${KEY}` } });
+            assert.equal(answer.status, 400);
+            assert.match(await answer.text(), /more than 200|deeper than 5/);
+        }
+    });
+
+    it("has room for a device with a key, however many names came without one, and keeps no name of what it refused", async () => {
+        rig.allowsStrangers = true;
+        let now = Date.now();
+        const clock = { ...systemClock, now: () => now };
+        await rig.open({ limits: { devices: 3 }, clock }, { clock });
+        const free = (id: string) => rig.post({ ...envelope(1), id }, {});
+        // Refused for its point's name, and for want of a time.
+        for (let i = 0; i < 5; i++) assert.equal((await rig.post({ id: `bad${i}`, s: [{ x_w: 1, X: 1 }] }, {})).status, 400);
+        now = 5000;
+        for (let i = 0; i < 5; i++) assert.equal((await free(`early${i}`)).status, 503);
+        now = Date.now();
+        for (const id of ["a", "b", "c"]) assert.equal((await free(id)).status, 200);
+        assert.deepEqual([(await free("d")).body["error"], (await free("a")).body["duplicates"]], ["TOO_MANY_DEVICES", 1]);
+        assert.equal((await rig.post(envelope(1))).status, 200);
+        await rig.ingest.forget("b");
+        assert.deepEqual([(await free("d")).status, (await free("e")).status], [200, 403]);
+        await rig.shut();
+        await rig.open({ limits: { devices: 3 } });
+        assert.deepEqual([(await free("e")).status, (await rig.post(envelope(2))).status], [403, 200]);
+    });
+
+    it("counts what it kept of a device, and clears its problem by nothing else", async () => {
+        await rig.open();
+        const seen = () => rig.ingest.seen().find(({ device }) => device === "esp1");
+        await rig.post(envelope(1));
+        await rig.post(envelope(1, { s: [{ ac_power_w: 99 }] }));
+        await rig.post(envelope(1));
+        const stale = { via: "mqtt" as const, topic: "wattledger/esp1/data", body: Buffer.from(JSON.stringify(envelope(2))), retained: true, at: Date.now() };
+        const { accepted } = await rig.ingest.take(native.createDecoder({ prefix: "", zone: "UTC" }), stale, BROKER);
+        assert.deepEqual([accepted, seen()?.kept, seen()?.problem, seen()?.refused], [0, 1, "DEVICE_TWICE", 1]);
+        assert.deepEqual(rig.ingest.status(), { kind: "warn", text: "1/1 refused" });
+        await rig.post(envelope(3));
+        assert.deepEqual([seen()?.kept, seen()?.problem], [2, undefined]);
     });
 
     it("reads gzip and deflate, and no bomb", async () => {
@@ -196,7 +294,7 @@ describe("ingest over HTTP", () => {
             assert.ok(Number(headers.get("retry-after")) > 0);
             assert.match(String(body["message"]), /disk is full/);
         }
-        assert.deepEqual(rig.ingest.status(), { kind: "error", text: "disk fails: 503" });
+        assert.deepEqual(rig.ingest.status(), { kind: "error", text: "disk fails" });
         files.fault = () => undefined;
         let again = await rig.post(envelope(2));
         while (again.status === 503) again = await rig.post(envelope(2));

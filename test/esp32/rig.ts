@@ -29,6 +29,7 @@ export class IngestRig {
             folder: path.join(this.folder, "ingest"),
             site: "home",
             commitMs: 1,
+            isListed: (device) => this.keys.some((key) => key.device === device),
             ...options,
             onReading: (message) => {
                 this.readings.push(message);

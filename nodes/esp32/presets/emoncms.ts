@@ -1,3 +1,4 @@
+import { SHAPE } from "../limits.js";
 import { mappedName } from "../mapping.js";
 import { guessPoint } from "../names.js";
 import type { Arrival, Decoded, Preset, PresetOptions } from "../preset.js";
@@ -50,6 +51,7 @@ function bulk(fields: URLSearchParams, arrival: Arrival, options: PresetOptions)
     };
     const [sentat, offset, time] = [given("sentat"), given("offset"), given("time")];
     const last = numberOf((items.at(-1) as unknown[] | undefined)?.[0]);
+    const isReckoned = sentat !== undefined || offset !== undefined || time === undefined;
     const reference = sentat !== undefined ? now - sentat : offset !== undefined ? now - offset : (time ?? now - (typeof last === "number" ? last : 0));
     return items.flatMap((item: unknown) => {
         if (!Array.isArray(item) || item.length < 2) throw invalid("An entry of the bulk data must be a list of time, node and values.");
@@ -58,7 +60,7 @@ function bulk(fields: URLSearchParams, arrival: Arrival, options: PresetOptions)
         if (typeof seconds !== "number") throw invalid("An entry of the bulk data begins with its time in seconds.");
         const values: JsonObject = positional(rest.filter((value) => !isObject(value)));
         for (const named of rest.filter(isObject)) Object.assign(values, named);
-        return inputs(deviceName(node), values, timeOf(reference + seconds, "UTC", arrival.at), arrival, options);
+        return inputs(deviceName(node), values, timeOf(reference + seconds, "UTC", arrival.at), arrival, options, isReckoned);
     });
 }
 
@@ -88,7 +90,8 @@ function positional(values: readonly unknown[]): JsonObject {
     return Object.fromEntries(values.map((value, i) => [String(i + 1), value]));
 }
 
-function inputs(device: string, fields: JsonObject, ts: number | undefined, arrival: Arrival, { mapping, forward }: PresetOptions): Decoded[] {
+function inputs(device: string, fields: JsonObject, ts: number | undefined, arrival: Arrival, { mapping, forward }: PresetOptions, isReckoned = false): Decoded[] {
+    if (Object.keys(fields).length > SHAPE.keys) throw invalid(`The message has more than ${SHAPE.keys} values of one node.`);
     const values = new Values();
     const unmapped: string[] = [];
     for (const [key, raw] of Object.entries(fields)) {
@@ -97,6 +100,6 @@ function inputs(device: string, fields: JsonObject, ts: number | undefined, arri
         if (found) values.put(found.point, raw, found.factor);
         else unmapped.push(key);
     }
-    const more = { ...(mapping?.class !== undefined ? { class: mapping.class } : forward === "export" && { class: "inverter" }), ...(ts !== undefined && { ts }) };
+    const more = { ...(mapping?.class !== undefined ? { class: mapping.class } : forward === "export" && { class: "inverter" }), ...(ts !== undefined && { ts, ...(isReckoned && { isReckoned }) }) };
     return said(device, values.sample(device, arrival, more), unmapped);
 }

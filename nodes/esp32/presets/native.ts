@@ -1,7 +1,8 @@
-import { WattError } from "../../common/errors.js";
+import type { WattError } from "../../common/errors.js";
 import type { BadReason, PointValue } from "../../common/reading.js";
 import { isPointName, unitOf } from "../../common/units.js";
 import type { Arrival, Decoded, DeviceSample, Preset, PresetOptions } from "../preset.js";
+import { invalid as refused, isObject, levelsBelow, parseJson, textOf } from "../values.js";
 
 /** Topics begin with it unless the node says otherwise. */
 const PREFIX = "wattledger";
@@ -26,7 +27,8 @@ export const native: Preset = {
 };
 
 function decodeEnvelope(arrival: Arrival, prefix: string): Decoded {
-    const message = parseObject(arrival.body);
+    const message = parseJson(textOf(arrival));
+    if (!isObject(message)) throw invalid("the message must be an object");
     if (message["v"] !== undefined && message["v"] !== 1) throw invalid("v must be 1");
     const id = message["id"];
     if (id !== undefined && (typeof id !== "string" || id === "")) throw invalid("id must be the device's name");
@@ -79,22 +81,7 @@ function decodeSample(entry: unknown, device: string, sentUp: number | undefined
     // What the device's clock says when it sends dates its samples better than when they come.
     const counted = sentTs !== undefined && up !== undefined && sentUp !== undefined ? sentTs - (sentUp - up) : up === undefined ? sentTs : undefined;
     const ts = own ?? counted;
-    return { device, values, ...(isEstimated && { bad }), ...(ts !== undefined && { ts }), ...(up !== undefined && { up }), ...(signature !== undefined && { signature }) };
-}
-
-function parseObject(body: Buffer): Record<string, unknown> {
-    let message: unknown;
-    try {
-        message = JSON.parse(body.toString());
-    } catch {
-        throw invalid("the message is no JSON");
-    }
-    if (!isObject(message)) throw invalid("the message must be an object");
-    return message;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-    return typeof value === "object" && value !== null && !Array.isArray(value);
+    return { device, values, ...(isEstimated && { bad }), ...(ts !== undefined && { ts }), ...(ts !== undefined && own === undefined && { isReckoned: true }), ...(up !== undefined && { up }), ...(signature !== undefined && { signature }) };
 }
 
 /** A count that an exact number holds; null is as good as absent. */
@@ -117,11 +104,11 @@ function text(from: Record<string, unknown>, key: string): string | undefined {
 }
 
 function deviceOfTopic(topic: string, prefix: string): string {
-    const [device, last, ...more] = topic.startsWith(`${prefix}/`) ? topic.slice(prefix.length + 1).split("/") : [];
+    const [device, last, ...more] = levelsBelow(topic, prefix) ?? [];
     if (!device || last !== LAST_LEVEL || more.length > 0) throw invalid(`the topic must be ${prefix}/DEVICE/${LAST_LEVEL}`);
     return device;
 }
 
 function invalid(what: string): WattError {
-    return new WattError("PAYLOAD_INVALID", `Not an envelope of version 1: ${what}.`);
+    return refused(`Not an envelope of version 1: ${what}.`);
 }
