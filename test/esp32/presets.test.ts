@@ -163,6 +163,24 @@ describe("any message to a preset", () => {
         assert.ok(sample.ageMs === undefined || (Number.isFinite(sample.ageMs) && sample.ageMs >= 0));
     }
 
+    it("remembers a limited number of sensors for one topic", () => {
+        const discovery = presetOf("ha-discovery").createDecoder({ prefix: "", zone: "UTC" });
+        const announce = (i: number, name = `Power ${i}`) => {
+            const config = Buffer.from(name && JSON.stringify({ name, stat_t: "all/state", unit_of_meas: "W", dev: { ids: `d${i}` } }));
+            return discovery.decode({ via: "mqtt", topic: `homeassistant/sensor/d${i}/config`, body: config, retained: true, at: NOW });
+        };
+        for (let i = 0; i < 200; i++) announce(i);
+        for (let i = 200; i < 5000; i++) assert.throws(() => announce(i), { code: "PAYLOAD_INVALID" });
+        const devices = () => discovery.decode({ via: "mqtt", topic: "all/state", body: Buffer.from("5"), retained: false, at: NOW }).map(({ device }) => device);
+        assert.equal(devices().length, 200);
+        // One that goes, or announces itself again, makes room for itself or another.
+        announce(7, "");
+        announce(300);
+        announce(8);
+        assert.throws(() => announce(301), { code: "PAYLOAD_INVALID" });
+        assert.deepEqual([devices().length, devices().includes("d7"), devices().includes("d300"), devices().includes("d8")], [200, false, true, true]);
+    });
+
     it("fills no memory with names: what is remembered is bounded", () => {
         const recent = new Recent<number>(100);
         for (let i = 0; i < 1000; i++) {

@@ -4,6 +4,8 @@ import type { Arrival, Decoded, Mapping, Preset } from "../preset.js";
 import { deviceName, factorOf, invalid, type JsonObject, levelsBelow, numberOf, own, parseJson, parseJsonObject, Recent, said, textOf, Values } from "../values.js";
 
 const MOST_SENSORS = 2000;
+/** Of one topic: more than any device has. */
+const MOST_OF_TOPIC = 200;
 /** Topics by which devices are told what to do. */
 const ORDERS = /(^|\/)(cmd|cmnd|command|set|rpc|ctrl)(\/|$)/i;
 
@@ -32,15 +34,19 @@ export const haDiscovery: Preset = {
         const owners = new Recent<string>(MOST_SENSORS);
         const announced = (topic: string, text: string): Decoded[] => {
             const old = sensors.get(topic);
-            if (old) byTopic.get(old.topic)?.delete(topic);
-            const { device, sensor, unmapped } = text === "" ? {} : parseConfig(parseJsonObject(text), topic, mapping, (point) => (owners.get(point) ?? topic) === topic);
-            if (!sensor) {
+            if (old) {
+                const owned = `${old.device}/${old.point}`;
+                if (owners.get(owned) === topic) owners.delete(owned);
+                byTopic.get(old.topic)?.delete(topic);
                 sensors.delete(topic);
-                return unmapped === undefined || device === undefined ? [] : said(device, [], [unmapped]);
             }
+            const { device, sensor, unmapped } = text === "" ? {} : parseConfig(parseJsonObject(text), topic, mapping, (point) => (owners.get(point) ?? topic) === topic);
+            if (!sensor) return unmapped === undefined || device === undefined ? [] : said(device, [], [unmapped]);
+            const users = byTopic.get(sensor.topic) ?? new Set();
+            if (users.size >= MOST_OF_TOPIC) for (const user of users) if (!sensors.has(user)) users.delete(user);
+            if (users.size >= MOST_OF_TOPIC) throw invalid(`More than ${MOST_OF_TOPIC} sensors share one topic.`);
             sensors.set(topic, sensor);
             owners.set(`${sensor.device}/${sensor.point}`, topic);
-            const users = byTopic.get(sensor.topic) ?? new Set();
             byTopic.set(sensor.topic, users.add(topic));
             onTopic?.(sensor.topic);
             return [];
