@@ -83,7 +83,7 @@ export function configure(node: Node, build: () => void): void {
  */
 export function configNode<N extends Node>(RED: NodeAPI, id: unknown, type: string): N {
     const found = typeof id === "string" && id !== "" ? (RED.nodes.getNode(id) as N | null) : null;
-    if (!found || found.type !== type) throw new WattError("CONFIG_MISSING", `choose ${/^wl-[aeiou]/.test(type) ? "an" : "a"} ${type.replace(/^wl-/, "")}`);
+    if (!found || found.type !== type) throw new WattError("CONFIG_MISSING", `choose ${/^wl-([aeiou]|mqtt)/.test(type) ? "an" : "a"} ${type.replace(/^wl-/, "")}`);
     return found;
 }
 

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { booleanField, choiceField, numberField, parseConfig, textField } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { parseMapping } from "./mapping.js";
-import { type DeviceKey, DeviceKeys } from "./keys.js";
+import { type DeviceKey, DeviceKeys, newSecret } from "./keys.js";
 import type { Preset, PresetOptions } from "./preset.js";
 import { PRESETS } from "./presets.js";
 import { emoncms } from "./presets/emoncms.js";
@@ -14,7 +14,7 @@ const ids = presets.map(({ id }) => id) as [string, ...string[]];
 const nameSchema = z
     .string({ error: "must be a text" })
     .trim()
-    .regex(/^[^/\s*]{1,64}\*?$|^\*$/, "must be a name without spaces or slashes, or its beginning and *");
+    .regex(/^[^/+#\p{C}]{1,64}\*?$/u, "must be a name of up to 64 characters, none of them /, + or #, or its beginning and *");
 
 const deviceList = z.preprocess((value) => value ?? [], z.array(z.object({ device: nameSchema }), { error: "must be a list of devices" }));
 
@@ -71,7 +71,17 @@ export function keysOf({ devices, strangers }: Pick<Esp32Config, "devices" | "st
     return { keys: new DeviceKeys(listed, strangers), missing: devices.map(({ device }) => device).filter((device) => !listed.some((key) => key.device === device)) };
 }
 
-/** A device's name from the dialog. @throws WattError CONFIG_INVALID */
-export function parseName(name: unknown): string {
-    return parseConfig(z.object({ device: nameSchema }), { device: name }).device;
+/**
+ * Makes a device's key.
+ * @param stored The credential so far.
+ * @param listed The devices whose keys stay; those of all, if it is none.
+ * @returns the credential with it
+ * @throws WattError CONFIG_INVALID
+ */
+export function addKey(stored: unknown, device: unknown, listed?: unknown): { name: string; secret: string; keys: string } {
+    const { device: name } = parseConfig(z.object({ device: nameSchema }), { device });
+    const kept = Object.entries(parseSecrets(stored)).filter(([other]) => !Array.isArray(listed) || listed.includes(other));
+    const secret = newSecret();
+    // A device may be called __proto__.
+    return { name, secret, keys: JSON.stringify(Object.fromEntries([...kept, [name, secret]])) };
 }

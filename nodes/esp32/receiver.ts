@@ -1,6 +1,7 @@
 import { systemClock, type Clock } from "../common/clock.js";
 import type { WattError } from "../common/errors.js";
-import type { MqttMessage, MqttSubscription } from "../mqtt/link.js";
+import type { StatusKind } from "../common/status.js";
+import type { MqttMessage, MqttState, MqttSubscription } from "../mqtt/link.js";
 import { type Esp32Config, presetOf, presetOptions } from "./config.js";
 import { HttpDoor } from "./http.js";
 import { Ingest, isPassing, type IngestOptions, type Refusal } from "./ingest.js";
@@ -20,6 +21,8 @@ export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" |
 /** Refusals told of one device for one reason: a second, and at once. */
 const REFUSAL_RATES = { ratePerS: 0.2, burst: 3, devices: 500 };
 const MOST_TOPICS = 2000;
+/** Devices announce many topics at once. */
+const ANNOUNCE_MS = 200;
 
 /** One node's devices: what they send by HTTP and MQTT, decoded by one preset, taken by one ingest. */
 export class Receiver {
@@ -30,6 +33,7 @@ export class Receiver {
     private readonly share: string;
     private readonly clock: Clock;
     private announce: (() => void) | undefined;
+    private cancelAnnounce: (() => void) | undefined;
 
     /** @throws WattError CONFIG_INVALID */
     constructor(options: ReceiverOptions) {
@@ -65,11 +69,23 @@ export class Receiver {
 
     /**
      * What to ask the broker for.
-     * @param onTopics Called when a device announced more topics: ask again.
+     * @param onTopics Called when devices announced more topics: ask again.
      */
     subscription(onTopics: () => void): MqttSubscription {
         this.announce = onTopics;
         return { topics: [...this.topics], qos: 1, ...(this.share !== "" && { share: this.share }), onMessage: (message) => this.take(message) };
+    }
+
+    /** Announces no more topics: the node is leaving its link, which may still hand it messages. */
+    leave(): void {
+        this.announce = undefined;
+        this.cancelAnnounce?.();
+    }
+
+    /** Of the ingest, or of the broker where that is what is wrong. */
+    status(broker: MqttState | undefined): { kind: StatusKind; text: string } {
+        const own = this.ingest.status();
+        return broker && broker.name !== "up" && own.kind !== "error" ? broker : own;
     }
 
     /** What the dialog of a deployed node shows. */
@@ -80,7 +96,12 @@ export class Receiver {
     private listen(topic: string): void {
         if (this.topics.has(topic) || this.topics.size >= MOST_TOPICS) return;
         this.topics.add(topic);
-        this.announce?.();
+        const { announce } = this;
+        if (!announce) return;
+        this.cancelAnnounce ??= this.clock.after(ANNOUNCE_MS, () => {
+            this.cancelAnnounce = undefined;
+            announce();
+        });
     }
 
     /** Resolves when the message is on disk, or never will be: only then the broker may forget it. */

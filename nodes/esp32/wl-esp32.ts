@@ -8,8 +8,7 @@ import { siteOf } from "../common/wl-site.js";
 import type { MqttState } from "../mqtt/link.js";
 import type { MqttLinkNode } from "../mqtt/wl-mqtt-link.js";
 import type { StoreNode } from "../store/wl-store.js";
-import { esp32Schema, keysOf, parseName, parseSecrets } from "./config.js";
-import { newSecret } from "./keys.js";
+import { addKey, esp32Schema, keysOf, parseSecrets } from "./config.js";
 import { mount } from "./mount.js";
 import { Receiver } from "./receiver.js";
 
@@ -44,7 +43,8 @@ export default (RED: NodeAPI): void => {
                 if (!store) throw new WattError("CONFIG_MISSING", "check store");
                 const { keys, missing } = keysOf(config, parseSecrets(this.credentials?.keys));
                 if (missing.length > 0) this.warn(`No key is stored for ${missing.join(", ")}: make one in the dialog, and deploy.`);
-                const link = def.link ? configNode<MqttLinkNode>(RED, def.link, "wl-mqtt-link") : undefined;
+                // Without HTTP nothing else can come in.
+                const link = def.link || !config.http ? configNode<MqttLinkNode>(RED, def.link, "wl-mqtt-link") : undefined;
                 const receiver = new Receiver({
                     folder: path.join(store.options.folder, "ingest", this.id),
                     site: siteId,
@@ -66,23 +66,16 @@ export default (RED: NodeAPI): void => {
 
                 let broker: MqttState | undefined;
                 const show = () => {
-                    const own = receiver.ingest.status();
-                    const { kind, text } = broker && broker.name !== "up" && own.kind !== "error" ? broker : own;
+                    const { kind, text } = receiver.status(broker);
                     lifecycle.status.set(kind, text);
                 };
                 if (link) {
-                    const join = () => link.register(this, receiver.subscription(announced), (state) => {
+                    const join = () => void link.register(this, receiver.subscription(() => lifecycle.run(async () => join())), (state) => {
                         broker = state;
                         show();
                     });
-                    // Devices announce many topics at once.
-                    let cancel: NodeJS.Timeout | undefined;
-                    const announced = () => (cancel ??= setTimeout(() => {
-                        cancel = undefined;
-                        join();
-                    }, 200));
                     lifecycle.onClose((removed) => {
-                        clearTimeout(cancel);
+                        receiver.leave();
                         return link.deregister(this, removed);
                     });
                     join();
@@ -106,11 +99,10 @@ export default (RED: NodeAPI): void => {
         return {};
     });
     /** The only time that a key is told. */
-    adminRoute(RED, "/wattledger/ingest/key", "wl-esp32", async ({ id, device }) => {
-        const name = parseName(device);
+    adminRoute(RED, "/wattledger/ingest/key", "wl-esp32", async ({ id, device, listed }) => {
         const stored = (RED.nodes.getCredentials(String(id)) ?? {}) as Credentials;
-        const secret = newSecret();
-        await RED.nodes.addCredentials(String(id), { ...stored, keys: JSON.stringify({ ...parseSecrets(stored.keys), [name]: secret }) });
+        const { name, secret, keys } = addKey(stored.keys, device, listed);
+        await RED.nodes.addCredentials(String(id), { ...stored, keys });
         return { device: name, secret };
     });
 };

@@ -13,7 +13,7 @@ import wlEsp32 from "../../dist/esp32/wl-esp32.js";
 import wlMqttLink from "../../dist/mqtt/wl-mqtt-link.js";
 import wlStore from "../../dist/store/wl-store.js";
 import { TestBroker } from "../mqtt/broker.js";
-import { helper, makeDir, makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
+import { deploy, helper, makeDir, makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
 import { envelope } from "./rig.js";
 
@@ -55,9 +55,10 @@ describe("wl-esp32", () => {
         await removeDir(folder);
     });
 
-    async function load(more: object = {}, credentials: Record<string, object> = KEYS, others: object[] = []): Promise<void> {
+    /** Returns the flow. */
+    async function load(more: object = {}, credentials: Record<string, object> = KEYS, others: FlowNode[] = []): Promise<FlowNode[]> {
         const place = { z: "tab", x: 0, y: 0 };
-        const flow = [
+        const flow: FlowNode[] = [
             { id: "tab", type: "tab" },
             { id: "site", type: "wl-site", siteId: "home" },
             { id: "store", type: "wl-store", folder },
@@ -68,9 +69,11 @@ describe("wl-esp32", () => {
             { id: "catch", type: "catch", ...place, wires: [["caught"]] },
             ...others,
         ];
-        await helper.load(types, flow, credentials);
+        // Node-RED removes those of a node that a deploy removes.
+        await helper.load(types, flow, structuredClone(credentials));
         events.on("node-status", record);
         await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+        return flow;
     }
 
     async function next<M>(id: string): Promise<M> {
@@ -169,6 +172,39 @@ describe("wl-esp32", () => {
         }
     });
 
+    it("leaves its link for good, whatever is announced meanwhile", async () => {
+        const broker = await TestBroker.start();
+        try {
+            const other = { id: "esp9", type: "wl-esp32", z: "tab", x: 0, y: 0, site: "site", store: "store", path: "other", link: "link", preset: "ha-discovery", prefix: "other", wires: [] };
+            const flow = await load({ link: "link", preset: "ha-discovery" }, KEYS, [{ id: "link", type: "wl-mqtt-link", url: broker.url, version: "4" }, other]);
+            const config = (topic: string) => JSON.stringify({ uniq_id: topic, stat_t: topic, unit_of_meas: "W", name: "Power", dev: { ids: [topic] } });
+            const asked: string[] = [];
+            broker.aedes.on("subscribe", (topics) => asked.push(...topics.map(({ topic }) => topic)));
+            await asks("other/sensor/+/config");
+            // What the broker sent before it was asked to send no more arrives while the node closes.
+            broker.aedes.once("unsubscribe", (_topics, client) => {
+                client.publish({ cmd: "publish", topic: "homeassistant/sensor/m1/config", payload: config("late"), qos: 0, retain: false, dup: false }, () => undefined);
+            });
+            await deploy(flow.filter(({ id }) => id !== "esp"), "nodes");
+            await broker.publish("other/sensor/m2/config", config("after"));
+            await asks("after");
+            assert.ok(!asked.includes("late"));
+
+            async function asks(topic: string): Promise<void> {
+                while (!asked.includes(topic)) await once(broker.aedes, "subscribe");
+            }
+        } finally {
+            await helper.unload();
+            await broker.stop();
+        }
+    });
+
+    it("says that nothing can come in without HTTP and a link", async () => {
+        await load({ http: false });
+        const { error } = await next<{ error: { message: string } }>("caught");
+        assert.equal(error.message, "choose an mqtt-link");
+    });
+
     it("says which listed device has no key", async () => {
         await load({ devices: [{ device: "esp1" }, { device: "esp7" }] });
         const told = helper.log().args.map(([entry]) => String((entry as { msg: unknown }).msg));
@@ -187,7 +223,7 @@ describe("wl-esp32 in a whole Node-RED", () => {
         flows = JSON.parse(await readFile(path.join(root, "examples", "esp32", "01 Take what an ESP32 sends.json"), "utf8")) as FlowNode[];
         nodeRed = await startNodeRed({ userDir, flows });
         // The example names Node-RED's usual port.
-        await deploy("full", (node) => (node.type === "http request" ? { ...node, url: `${nodeRed.url}/wattledger/esp32` } : node));
+        await redeploy("full", (node) => (node.type === "http request" ? { ...node, url: `${nodeRed.url}/wattledger/esp32` } : node));
     });
     after(async () => {
         await nodeRed.stop();
@@ -200,7 +236,7 @@ describe("wl-esp32 in a whole Node-RED", () => {
         return (response.status === 204 ? {} : await response.json()) as A;
     }
 
-    async function deploy(type: string, change: (node: FlowNode) => FlowNode): Promise<void> {
+    async function redeploy(type: string, change: (node: FlowNode) => FlowNode): Promise<void> {
         flows = flows.map(change);
         const from = nodeRed.log().length;
         await call("/flows", flows, { "node-red-deployment-type": type });
@@ -220,7 +256,7 @@ describe("wl-esp32 in a whole Node-RED", () => {
     it("makes a key that counts from the deploy on, for raw bytes that Node-RED's own parsers never saw", async () => {
         const { secret } = await call<{ secret: string }>("/wattledger/ingest/key", { id, device: "esp1" });
         assert.match(secret, /^[\w-]{43}$/);
-        await deploy("nodes", (node) => (node.id === id ? { ...node, strangers: false, devices: [{ device: "esp1" }] } : node));
+        await redeploy("nodes", (node) => (node.id === id ? { ...node, strangers: false, devices: [{ device: "esp1" }] } : node));
         const body = Buffer.from(`  ${JSON.stringify(envelope(1))}\n`);
         const place = "/wattledger/esp32";
         const mac = hmacOf(secret, { method: "POST", path: place, boot: 3, seq: 1, body });

@@ -7,7 +7,7 @@ import { configNode, configure } from "../../dist/common/config.js";
 import { Lifecycle } from "../../dist/common/lifecycle.js";
 import type { MqttHandle, MqttMessage } from "../../dist/mqtt/link.js";
 import linkType, { type MqttLinkNode } from "../../dist/mqtt/wl-mqtt-link.js";
-import { helper } from "../node-red.js";
+import { deploy, helper } from "../node-red.js";
 import { TestBroker } from "./broker.js";
 
 interface Taker extends Node {
@@ -44,14 +44,6 @@ const nodes = [linkType, takerType];
 interface FlowNode {
     id: string;
     [property: string]: unknown;
-}
-
-/** As `helper.setFlows`, which gives the deploy 300 ms. */
-async function deploy(flow: FlowNode[], type: "full" | "nodes"): Promise<void> {
-    const { _events: events, _redNodes: red } = helper as unknown as { _events: EventEmitter; _redNodes: { setFlows(flow: object[], credentials: object, type: string): Promise<void> } };
-    const started = once(events, "flows:started");
-    await red.setFlows(flow, {}, type);
-    await started;
 }
 
 async function until(holds: () => boolean): Promise<void> {

@@ -140,7 +140,7 @@ describe("wl-sim-esp32", () => {
         assert.equal((await shows(/./)).text, "enter the key");
         await unload();
         await load({ via: "mqtt" });
-        assert.equal((await shows(/./)).text, "choose a mqtt-link");
+        assert.equal((await shows(/./)).text, "choose an mqtt-link");
         await unload();
         await load({ site: "" });
         assert.equal((await shows(/./)).text, "choose a site");
