@@ -43,25 +43,42 @@ describe("the dialog of wl-esp32", () => {
         await page.waitForSelector("#wl-esp32-devices td");
     }
 
+    async function madeKey(): Promise<string> {
+        await page.waitForSelector("#wl-esp32-once pre");
+        return /WL_KEY "([\w-]{43})"/.exec((await page.textContent("#wl-esp32-once"))!)![1]!;
+    }
+
+    /** Closes the dialog first. */
+    async function deploy(): Promise<void> {
+        await page.click("#node-dialog-ok");
+        await page.waitForSelector(".red-ui-tray", { state: "detached" });
+        const from = nodeRed.log().length;
+        await page.click("#red-ui-header-button-deploy:not(.disabled)");
+        await nodeRed.logged(/Started (modified )?(flows|nodes)/, from);
+    }
+
     it("lists who is refused for want of a key, makes one, and shows it once", async () => {
         assert.equal((await post(1)).status, 401);
         await open();
         assert.match((await page.textContent("#wl-esp32-devices"))!, /esp<b>32.*has no key/);
         assert.equal(await page.textContent("#wl-esp32-url"), `${nodeRed.url}/wattledger/esp32`);
         await page.click("#wl-esp32-devices td button");
-        await page.waitForSelector("#wl-esp32-once pre");
-        assert.equal(await page.textContent("#wl-esp32-result"), "Key of esp<b>32 made. It counts from the next deploy on.");
-        const [, key] = /WL_KEY "([\w-]{43})"/.exec((await page.textContent("#wl-esp32-once"))!)!;
+        const key = await madeKey();
+        assert.equal(await page.textContent("#wl-esp32-result"), "Key of esp<b>32 made. It counts from the next deploy on, even if you cancel here.");
         await shoot(page, "esp32");
-        await page.click("#node-dialog-ok");
-        await page.waitForSelector(".red-ui-tray", { state: "detached" });
-        const from = nodeRed.log().length;
-        await page.click("#red-ui-header-button-deploy");
-        await nodeRed.logged(/Started (modified )?(flows|nodes)/, from);
+        await deploy();
         assert.equal((await post(2, { authorization: `Bearer ${key}` })).status, 200);
         await open();
-        assert.doesNotMatch(await page.innerHTML(".red-ui-tray"), new RegExp(key!));
-        assert.doesNotMatch(await (await fetch(`${nodeRed.url}/flows`)).text(), new RegExp(key!));
+        assert.doesNotMatch(await page.innerHTML(".red-ui-tray"), new RegExp(key));
+        assert.doesNotMatch(await (await fetch(`${nodeRed.url}/flows`)).text(), new RegExp(key));
+    });
+
+    it("renews the key of the only device: Deploy is there to be pressed, and ends the old one", async () => {
+        await page.click("#wl-esp32-devices button:has(.fa-key)");
+        const key = await madeKey();
+        await deploy();
+        assert.equal((await post(3, { authorization: `Bearer ${key}` })).status, 200);
+        await open();
     });
 
     it("lets a device begin anew, and takes a key away", async () => {
