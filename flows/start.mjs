@@ -215,7 +215,7 @@ function takeConfig(file) {
     } catch (error) {
         throw new Unusable(`--config ${file}: ${error.message}`);
     }
-    const { fields, guardian, sampleS, project } = config;
+    const { fields, guardian, sampleS, project, notes } = config;
     const found = {
         WL_INTERVAL_HOURS: fields.intervalHours,
         WL_MIN_POINTS: fields.minPoints,
@@ -234,6 +234,7 @@ function takeConfig(file) {
     return [
         `${path.basename(file)} sets ${Object.entries(found).flatMap(([name, value]) => (value === undefined ? [] : name)).join(", ")}`,
         process.env.WL_GUARDIAN_SERVER !== "guardian" && guardian.url && "its Guardian account is used with WL_GUARDIAN_SERVER=guardian; without it the stand-in is",
+        ...notes,
     ];
 }
 

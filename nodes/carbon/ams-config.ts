@@ -11,25 +11,29 @@ export interface AmsConfig {
     guardian: { url?: string; username?: string; password?: string; tenantId?: string; policyId?: string };
     /** The project as wl-guardian-project takes it; not of the origin. */
     project?: unknown;
-    /** What it holds for other nodes, and what was left out, as sentences without secrets. */
+    /** What it holds for other nodes, as sentences without secrets. */
+    elsewhere: string[];
+    /** What is taken nowhere, and why, as sentences without secrets. */
     notes: string[];
 }
 
-/** Where each setting of the origin's file goes; its sections differ between versions, the keys do not. */
+/** Where each setting of the file goes; its sections differ between versions, the keys do not. */
 const NUMBERS = { interval_hours: "intervalHours", min_data_points: "minPoints", check_interval_minutes: "checkMinutes", data_interval_seconds: "sampleS" } as const;
 const GUARDIAN = { base_url: "url", username: "username", password: "password", tenant_id: "tenantId", policy_id: "policyId" } as const;
-const ELSEWHERE: Record<string, string> = {
+const ELSEWHERE = {
     base_url: "belongs in the Guardian connection",
     username: "belongs in the Guardian connection",
+    password: "belongs in the Guardian connection",
     tenant_id: "belongs in the Guardian connection",
     policy_id: "belongs in the Guardian connection, which checks that the policy is yours",
-    policy_tag: "belongs in the Guardian connection, which finds it by itself",
-    project_schema_id: "is read from the policy",
-    monitoring_report_schema_id: "is read from the policy",
     data_interval_seconds: "is set where the device is",
+} as const;
+const NOWHERE = {
+    policy_tag: "is not needed: the Guardian connection finds the policy by its forms",
+    project_schema_id: "is not needed: it is read from the policy",
+    monitoring_report_schema_id: "is not needed: it is read from the policy",
     mrv_sender_url: "is not used: AMS-I.D takes no data from outside",
-};
-const SECRET = /password|secret|token|key$/i;
+} as const;
 
 /**
  * Reads an ams_config.json of the origin; it may hold `meters`, `factors` and `project` too, in the form of our nodes.
@@ -45,7 +49,7 @@ export function readAmsConfig(text: unknown): AmsConfig {
     const { meters, factors, project, ...rest } = Object(json) as Record<string, unknown>;
     const found = new Map<string, unknown>();
     collect(rest, found);
-    const config: AmsConfig = { fields: {}, guardian: {}, notes: [], ...(project !== undefined && { project }) };
+    const config: AmsConfig = { fields: {}, guardian: {}, elsewhere: [], notes: [], ...(project !== undefined && { project }) };
     for (const [name, list] of Object.entries({ meters, factors })) if (list !== undefined) config.fields[name as "meters"] = JSON.stringify(list, null, 2);
     for (const [key, value] of found) {
         if (isKey(NUMBERS, key)) {
@@ -54,9 +58,11 @@ export function readAmsConfig(text: unknown): AmsConfig {
             if (key === "data_interval_seconds") config.sampleS = number.data;
             else config.fields[NUMBERS[key]] = number.data;
         }
+        const isTaken = !isKey(GUARDIAN, key) || typeof value === "string";
         if (isKey(GUARDIAN, key) && typeof value === "string") config.guardian[GUARDIAN[key]] = value;
-        if (SECRET.test(key)) config.notes.push(`${key} was not read: enter it in the Guardian connection.`);
-        else if (Object.hasOwn(ELSEWHERE, key)) config.notes.push(`${key} ${ELSEWHERE[key]}.`);
+        if (!isTaken) config.notes.push(`${key} was left out: it must be a text, in quotes.`);
+        else if (isKey(ELSEWHERE, key)) config.elsewhere.push(`${key} ${ELSEWHERE[key]}.`);
+        else if (isKey(NOWHERE, key)) config.notes.push(`${key} ${NOWHERE[key]}.`);
         else if (/emission_factor|grid_factor/i.test(key)) config.notes.push(`${key} was left out: an emission factor needs its source.`);
         else if (!isKey(NUMBERS, key)) config.notes.push(`${key} is not known here.`);
     }
@@ -66,8 +72,8 @@ export function readAmsConfig(text: unknown): AmsConfig {
 
 /** The part of it that a dialog may see: no secret. @throws WattError AMS_CONFIG_INVALID */
 export function importAmsConfig(text: unknown): Pick<AmsConfig, "fields" | "notes"> {
-    const { fields, notes } = readAmsConfig(text);
-    return { fields, notes };
+    const { fields, elsewhere, notes } = readAmsConfig(text);
+    return { fields, notes: [...elsewhere.map((note) => note.replace(/^password .*/, "password was not read: enter it in the Guardian connection.")), ...notes] };
 }
 
 function isKey<T extends object>(names: T, key: string): key is Extract<keyof T, string> {

@@ -26,7 +26,7 @@ Exit code: 0 it works, or could be filed; 1 it does not, or would be refused; 2 
 
 /** Without a record of one's own: no file stands behind it, which a trial says and a report would refuse. */
 const TRIAL_FACTOR = { om: 0.729, bm: 0.326, source: "UNFCCC IFI default grid factors 2021; TOOL07 default build margin", vintage: "2021" };
-const EMPTY: AmsConfig = { fields: {}, guardian: {}, notes: [] };
+const EMPTY: AmsConfig = { fields: {}, guardian: {}, elsewhere: [], notes: [] };
 /** The origin's, where the file names none. */
 const SAMPLE_S = 300;
 const LEAST_SAMPLE_S = 60;
@@ -183,13 +183,14 @@ function sampleSeconds({ sampleS = SAMPLE_S }: AmsConfig): number {
     return Math.max(LEAST_SAMPLE_S, sampleS);
 }
 
-function describe({ fields, notes, sampleS, project }: AmsConfig, file: string | undefined): string[] {
+function describe({ fields, elsewhere, notes, sampleS, project }: AmsConfig, file: string | undefined): string[] {
     const { intervalHours = 24, minPoints = 10, checkMinutes = 60, meters, factors } = fields;
     const own = Object.entries({ meters, factors, project }).flatMap(([name, value]) => (value === undefined ? [] : [name]));
     const sampled = sampleS === undefined || sampleS >= LEAST_SAMPLE_S ? `${sampleS ?? SAMPLE_S} s` : `${sampleS} s (${LEAST_SAMPLE_S} s here)`;
     return [
         `interval ${intervalHours} h, at least ${minPoints} points, check every ${checkMinutes} min, a sample every ${sampled}`,
         file === undefined ? "the origin's defaults; --config reads an ams_config.json" : [`from ${path.basename(file)}`, ...own].join(", "),
+        ...elsewhere,
         ...notes,
     ];
 }

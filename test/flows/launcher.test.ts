@@ -108,10 +108,23 @@ describe("flows/start.mjs", () => {
 });
 
 describe("flows/start.mjs carbon", () => {
-    it("says in a check that is too short for it that no report came of the readings", async () => {
+    it("says in a check that is too short for it that no report came of the readings, and what of an ams_config.json is left out", async () => {
         const userDir = await makeDir("wl-launcher-");
         try {
-            const { stdout, stderr, status } = run("carbon", "--user-dir", userDir, "--port", "0", "--check", "2");
+            const file = path.join(userDir, "ams_config.json");
+            const guardian = { base_url: "https://guardianservice.app/api/v1", username: 42, password: "canary-7", api_token: "canary-7" };
+            await writeFile(file, JSON.stringify({ guardian, ams_id_policy: { policy_tag: "Tag" }, carbon: { emission_factor: 0.7 } }));
+            const { stdout, stderr, status } = run("carbon", "--user-dir", userDir, "--port", "0", "--check", "2", "--config", file);
+            const notes = [...stderr.matchAll(/^ +Note +(.*)$/gm)].map(([, note]) => note!);
+            assert.deepEqual(notes, [
+                "ams_config.json sets WL_GUARDIAN_URL, WL_GUARDIAN_PASSWORD",
+                "its Guardian account is used with WL_GUARDIAN_SERVER=guardian; without it the stand-in is",
+                "username was left out: it must be a text, in quotes.",
+                "api_token is not known here.",
+                "policy_tag is not needed: the Guardian connection finds the policy by its forms.",
+                "emission_factor was left out: an emission factor needs its source.",
+            ]);
+            assert.doesNotMatch(stdout + stderr, /canary/);
             const { ok, carbon, reasons } = JSON.parse(stdout) as { ok: boolean; carbon: object; reasons: string[] };
             assert.deepEqual([status, ok, carbon], [1, false, { intervals: 0, reports: 0, dryRuns: 0 }]);
             assert.match(reasons.join("\n"), /0 intervals were sealed, and no report was made/);
