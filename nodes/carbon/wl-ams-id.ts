@@ -1,10 +1,10 @@
-import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Node, NodeAPI, NodeDef } from "node-red";
 import { adminRoute } from "../common/admin.js";
 import { configNode, configure } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
+import { packageVersion } from "../common/version.js";
 import { siteOf } from "../common/wl-site.js";
 import type { StoreNode } from "../store/wl-store.js";
 import { Aggregator, rulesOf, summaryOf } from "./aggregator.js";
@@ -16,9 +16,6 @@ interface AmsIdDef extends NodeDef {
     site: string;
     store: string;
 }
-
-/** Of this package, as every report names it. */
-const version = () => (JSON.parse(readFileSync(path.join(__dirname, "../../package.json"), "utf8")) as { version: string }).version;
 
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType("wl-ams-id", function (this: Node, def: AmsIdDef) {
@@ -32,7 +29,7 @@ export default (RED: NodeAPI): void => {
             if (!store) throw new WattError("CONFIG_MISSING", "check store");
             const { folder } = store.options;
             const topic = (what: string) => `${site.siteId}/${what}`;
-            const aggregator = new Aggregator(folder, rulesOf(def, site, version()), {
+            const aggregator = new Aggregator(folder, rulesOf(def, site, packageVersion()), {
                 onInterval: (interval) => this.send([{ topic: topic("interval"), payload: summaryOf(interval), timestamp: interval.to, interval }]),
                 onReport: (report, evidence) => this.send([null, { topic: topic("report"), payload: report, timestamp: report.period.toMs, evidence }]),
                 onAdjustment: (adjustment) => this.send([null, null, { topic: topic("adjustment"), payload: adjustment, timestamp: adjustment.madeAt }]),

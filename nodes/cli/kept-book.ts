@@ -6,8 +6,8 @@ import { Book, keptBy } from "../carbon/book.js";
 import type { Report } from "../carbon/report.js";
 import { systemClock } from "../common/clock.js";
 import { errorCode, WattError } from "../common/errors.js";
+import { packageVersion } from "../common/version.js";
 import { acquireLock } from "../store/lock.js";
-import { softwareVersion } from "./trial.js";
 
 /**
  * The next report of a book in a store's folder, by the book's own rules and what the settings say otherwise; the book stays as it is.
@@ -20,7 +20,7 @@ export async function previewOf(store: string, { fields, project }: AmsConfig, i
     await snapshot(file, copy);
     const kept = keptBy(path.join(copy, path.basename(file)));
     const site = { siteId: kept.project?.id ?? id, name: kept.project?.name ?? "", zone: "UTC", latitude: 0, longitude: 0, currency: "", ratedPowerW: kept.project?.capacityW ?? 0 };
-    const rules = rulesOf({ ...kept.fields, ...fields, calendar: "year" }, site, softwareVersion());
+    const rules = rulesOf({ ...kept.fields, ...fields, calendar: "year" }, site, packageVersion());
     // Before the first report nobody wrote down what the plant is rated for.
     if (rules.project.capacityW === 0) rules.project.capacityW = rules.meters.reduce((sum, { ratedW }) => sum + ratedW, 0);
     // As of its last sample: what came since is not silence, and an old book tells the same for ever.

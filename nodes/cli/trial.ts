@@ -14,6 +14,7 @@ import type { Clock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import { createReading, type ReadingMessage } from "../common/reading.js";
 import { STAND_IN_ACCOUNT } from "../common/simulated.js";
+import { packageVersion } from "../common/version.js";
 import { Desk } from "../guardian/desk.js";
 import { SolarMeter } from "../simulate/esp32-meter.js";
 import { deviceKey, publicKey } from "../simulate/esp32-sender.js";
@@ -117,7 +118,7 @@ export class Trial {
     /** Lets the devices measure for the month, samples `sampleS` apart, and seals and reports it as wl-ams-id does. */
     async measure(settings: object, sampleS: number): Promise<Outcome> {
         const clock = new SetClock(PERIOD.from);
-        const rules = rulesOf(settings, SITE, softwareVersion());
+        const rules = rulesOf(settings, SITE, packageVersion());
         const outcome: Outcome = { samples: 0, intervals: [], reports: [], warnings: [] };
         const ledger = new Ledger({ folder: path.join(this.folder, "ledger"), origin: `wattledger/${SITE.siteId}` });
         const listener = {
@@ -162,9 +163,4 @@ export class Trial {
         process.off("SIGINT", this.interrupt);
         this.remove();
     }
-}
-
-/** Of this package. */
-export function softwareVersion(): string {
-    return (require("../../package.json") as { version: string }).version;
 }
