@@ -2,7 +2,7 @@ import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { type Clock, systemClock } from "../common/clock.js";
 import { errorCode, toError, WattError } from "../common/errors.js";
-import { Breaks, Turns } from "../common/turns.js";
+import { Breaks, nextTurn, Turns } from "../common/turns.js";
 import { type Database, openDatabase, openOwned, type OwnedDatabase, type SqlBackend } from "../store/sqlite.js";
 import { type Invoice, isDue } from "./deductions.js";
 import { type Factor, factorFor } from "./factor.js";
@@ -253,7 +253,7 @@ export class Book {
         if (this.isClosing) return;
         this.commit();
         for (let isSealed = true; isSealed; ) {
-            await turn();
+            await nextTurn();
             if (this.isClosing) return;
             // What came in the meantime is settled before anything is sealed or reported.
             const [dirty] = this.db.all<{ meter: number; number: number; until: number }>("SELECT meter, number, until FROM dirty LIMIT 1");
@@ -264,7 +264,7 @@ export class Book {
             this.isHolding = true;
             try {
                 isSealed = await this.sealNext();
-                await turn();
+                await nextTurn();
                 await this.report();
             } finally {
                 this.isHolding = false;
@@ -307,7 +307,7 @@ export class Book {
         const netWh = sum(parts, ({ exportWh, importWh }) => exportWh - importWh);
         const states = settled.flatMap(({ meter, result: { closing } }) => (closing ? [[meter.id, JSON.stringify(closing)]] : []));
         const body = JSON.stringify(interval);
-        await turn();
+        await nextTurn();
         const ends = settled.map(({ meter, result: { usedTo, isOpen } }) => [meter.id, usedTo, isOpen ? 1 : 0]);
         this.db.transaction(() => {
             this.db.run("INSERT INTO interval (number, starts, ends, net, body, stage, rules) VALUES (?, ?, ?, ?, ?, ?, ?)", number, from, to, netWh, body, this.stage, this.rulesId());
@@ -429,7 +429,7 @@ export class Book {
                 if (isLast && seen === this.tried) return;
                 const input = this.inputOf(await this.intervals(within.slice(0, end + 1)));
                 const report = buildReport(input);
-                await turn();
+                await nextTurn();
                 const isClosing = isEnded && isLast && report.refusals.every(({ code }) => code === "BELOW_MINIMUM" || code === "NET_NEGATIVE");
                 if (report.ready || isClosing) {
                     this.record(report, input, factor!);
@@ -777,13 +777,6 @@ class RawRows {
         const until = Math.max(this.to, this.lastAt + 1);
         return this.rows.filter(({ at }) => at < until);
     }
-}
-
-/** Lets the event loop turn between intervals. */
-function turn(): Promise<void> {
-    return new Promise((resolve) => {
-        setImmediate(resolve);
-    });
 }
 
 async function refuseDamaged(file: string): Promise<void> {

@@ -10,6 +10,13 @@ export class Turns {
     }
 }
 
+/** Settles once the event loop has turned. */
+export function nextTurn(): Promise<void> {
+    return new Promise((resolve) => {
+        setImmediate(resolve);
+    });
+}
+
 /** Lets the event loop turn within a long piece of work. */
 export class Breaks {
     private since = performance.now();
@@ -20,9 +27,7 @@ export class Breaks {
     /** To be awaited between small steps; most return at once. */
     async take(): Promise<void> {
         if (performance.now() - this.since < this.ms) return;
-        await new Promise((resolve) => {
-            setImmediate(resolve);
-        });
+        await nextTurn();
         this.since = performance.now();
     }
 }

@@ -1,6 +1,7 @@
 import { localDay } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
 import type { PointValue } from "../common/reading.js";
+import { Breaks } from "../common/turns.js";
 import { isPointName } from "../common/units.js";
 import { aggregate, combine, decodeRollups, decodeSamples, encodeRollups, encodeSamples, Names, type RawRow, type Rollup, type RollupRow } from "./series-codec.js";
 import type { Database } from "./sqlite.js";
@@ -136,7 +137,7 @@ export class SeriesTables {
     /** Adds samples, all or none. @throws what the database throws; then attach again, as numbers were given that do not hold. */
     async write(samples: Samples): Promise<void> {
         const db = this.db!;
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const chunks: { device: Device; rows: RawRow[]; blob: Buffer }[] = [];
         db.transaction(() => {
             for (const [device, times] of samples) this.register(db, device, times);
@@ -145,7 +146,7 @@ export class SeriesTables {
             if (device.id === undefined) continue;
             for (const rows of byMinute(times)) {
                 chunks.push({ device, rows, blob: encodeSamples(rows, rows[0]!.t, device.names) });
-                await slice.breathe();
+                await breaks.take();
             }
         }
         db.transaction(() => {
@@ -196,14 +197,14 @@ export class SeriesTables {
     }
 
     private async rollSome(db: Database, level: Resolution, end: number): Promise<boolean> {
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const sql = "SELECT k >> 16 AS t, k & 65535 AS d FROM dirty WHERE level = ? AND k < (? << 16) ORDER BY k LIMIT 64";
         const marks = db.all<{ t: number; d: number }>(sql, LEVELS.indexOf(level), end);
         const done: { t: number; d: number; device: Device | undefined; values: Record<string, Rollup> }[] = [];
         for (const { t, d } of marks) {
             const device = this.byId.get(d);
             done.push({ t, d, device, values: device ? await this.compute(level, device, t) : {} });
-            await slice.breathe();
+            await breaks.take();
         }
         const next = LEVELS[LEVELS.indexOf(level) + 1];
         db.transaction(() => {
@@ -219,8 +220,8 @@ export class SeriesTables {
 
     /** Deletes the rows of a table that begin before `cutoff`. */
     async deleteBefore(table: (typeof TABLES)[number], cutoff: number): Promise<void> {
-        const slice = new Slice();
-        while (this.db && deleteOldest(this.db, table, cutoff) > 0) await slice.breathe();
+        const breaks = new Breaks(SLICE_MS);
+        while (this.db && deleteOldest(this.db, table, cutoff) > 0) await breaks.take();
     }
 
     /**
@@ -229,7 +230,7 @@ export class SeriesTables {
      */
     async makeRoom(): Promise<number> {
         const db = this.db!;
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const checkpoint = () => {
             try {
                 db.all("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -243,7 +244,7 @@ export class SeriesTables {
         for (const table of TABLES) {
             for (let rows = 1; rows > 0 && freePages() < ROOM_PAGES; deleted += rows) {
                 rows = deleteOldest(db, table, LAST_MS);
-                await slice.breathe();
+                await breaks.take();
             }
         }
         checkpoint();
@@ -256,7 +257,7 @@ export class SeriesTables {
     async samples(device: Device, from: number, to: number, limit: number): Promise<RawRow[]> {
         // Before the first pause: what is committed meanwhile must be found here or there.
         const parts = this.waiting().map((part) => [...(part?.get(device) ?? [])].filter(([t]) => t >= from && t < to).map(([t, values]) => ({ t, values: { ...values } })));
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const sql = "SELECT k >> 16 AS t, v FROM raw WHERE k >= (? << 16) AND k < (? << 16) AND (k & 65535) = ?";
         const stored: RawRow[][] = [];
         let found = 0;
@@ -269,7 +270,7 @@ export class SeriesTables {
             stored.unshift(rows);
             found += rows.length;
             end = start;
-            await slice.breathe();
+            await breaks.take();
         }
         return mergeRows([...stored, ...parts]).slice(-limit);
     }
@@ -280,7 +281,7 @@ export class SeriesTables {
         // Before the first pause, as above.
         const changed = this.changed(level, device, from, to);
         const rows = new Map<number, RollupRow>();
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const sql = `SELECT k >> 16 AS t, v FROM ${level} WHERE k >= (? << 16) AND k < (? << 16) AND (k & 65535) = ?`;
         const width = level === "minute" ? 6 * HOUR : 60 * DAY;
         const [first, last] = this.extent(level, from, to);
@@ -288,7 +289,7 @@ export class SeriesTables {
             for (const { t, v } of this.db.all<{ t: number; v: Uint8Array }>(sql, start, Math.min(last, start + width), device.id ?? -1)) {
                 rows.set(t, { t, values: decodeRollups(v, device.names) });
             }
-            await slice.breathe();
+            await breaks.take();
         }
         for (const t of changed) {
             const values = await this.compute(level, device, t);
@@ -317,7 +318,7 @@ export class SeriesTables {
     /** The newest row of each device in a table. */
     private async *newestOf(table: string): AsyncGenerator<{ device: Device; t: number; v: Uint8Array }> {
         const missing = new Set(this.byId.keys());
-        const slice = new Slice();
+        const breaks = new Breaks(SLICE_MS);
         const sql = `SELECT k >> 16 AS t, k & 65535 AS d, v FROM ${table} WHERE k < ((? << 16) | ?) ORDER BY k DESC LIMIT ?`;
         let before = { t: LAST_MS, d: 0 };
         for (let pages = 0; this.db && missing.size > 0 && pages < NEWEST_PAGES; pages++) {
@@ -329,7 +330,7 @@ export class SeriesTables {
             const last = rows.at(-1);
             if (!last) return;
             before = last;
-            await slice.breathe();
+            await breaks.take();
         }
     }
 
@@ -381,17 +382,6 @@ export class SeriesTables {
     private dayOf(t: number): { start: number; end: number } {
         if (t < this.dayCache.start || t >= this.dayCache.end) this.dayCache = localDay(t, this.zone);
         return this.dayCache;
-    }
-}
-
-/** Pauses long work so that the event loop turns. */
-class Slice {
-    private since = performance.now();
-
-    async breathe(): Promise<void> {
-        if (performance.now() - this.since < SLICE_MS) return;
-        await new Promise(setImmediate);
-        this.since = performance.now();
     }
 }
 
