@@ -24,7 +24,7 @@ interface Import {
 }
 
 function importsOf(file: string): Import[] {
-    const text = read(file).replace(/\/\*.*?\*\/|^\s*\/\/.*$/gms, "");
+    const text = read(file).replace(/\/\*.*?\*\/|^\s*\/\/[^\n]*/gms, "");
     const room = file.split("/")[1] ?? "";
     const statements = text.matchAll(/^(?:import|export)\s+(type\s)?(?:[^;"]*?\sfrom\s+)?"([^"]+)"/gms);
     const calls = text.matchAll(/^( *).*?\b(?:import|require|require\.resolve)\(\s*["'`]([^"'`]+)["'`]/gm);
