@@ -1,6 +1,7 @@
-import { createHash, createPrivateKey, createPublicKey, sign, type KeyObject } from "node:crypto";
+import { createHash, sign, type KeyObject } from "node:crypto";
 import { z } from "zod";
 import { parseConfig } from "../common/config.js";
+import { PKCS8_HEADER, privateKeyOf, rawPublicKey } from "../common/ed25519.js";
 import { WattError } from "../common/errors.js";
 import { isObject } from "./schema.js";
 
@@ -33,8 +34,6 @@ const CREDENTIALS = "https://www.w3.org/2018/credentials";
 const SECURITY = "https://w3id.org/security#";
 const XSD_TIME = "http://www.w3.org/2001/XMLSchema#dateTime";
 const RDF_TYPE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type";
-/** PKCS #8 up to the 32 bytes of an Ed25519 key (RFC 8410 §7). */
-const PKCS8 = Buffer.from("302e020100300506032b657004220420", "hex");
 /** Unencoded payload (RFC 7797), as Ed25519Signature2018 has it. */
 const JWS_HEADER = Buffer.from(JSON.stringify({ alg: "EdDSA", b64: false, crit: ["b64"] })).toString("base64url");
 
@@ -195,28 +194,20 @@ function expand(context: Terms, id: string): string {
 
 /** A DID of Hedera: the hash of the public key, and the topic of its document. */
 export function hederaDid(key: KeyObject, network: string, topic: string): string {
-    return `did:hedera:${network}:${base58(createHash("sha256").update(rawPublic(key)).digest())}_${topic}`;
+    return `did:hedera:${network}:${base58(createHash("sha256").update(rawPublicKey(key)).digest())}_${topic}`;
 }
 
 export function publicKeyOf(key: KeyObject): string {
-    return base58(rawPublic(key));
-}
-
-function rawPublic(key: KeyObject): Buffer {
-    return createPublicKey(key).export({ format: "der", type: "spki" }).subarray(-32);
+    return base58(rawPublicKey(key));
 }
 
 /** An Ed25519 key of its 32 bytes; Guardian appends the public half, and older versions begin with the header of the format. */
 function privateKey(encoded: string): KeyObject {
     const bytes = fromBase58(encoded);
-    const seed = bytes.subarray(0, PKCS8.length).equals(PKCS8) ? bytes.subarray(PKCS8.length, PKCS8.length + 32) : bytes.subarray(0, 32);
+    const hasHeader = bytes.subarray(0, PKCS8_HEADER.length).equals(PKCS8_HEADER);
+    const seed = (hasHeader ? bytes.subarray(PKCS8_HEADER.length) : bytes).subarray(0, 32);
     if (seed.length !== 32) throw wrong("its private key is not one of Ed25519.");
-    return ed25519(seed);
-}
-
-/** The private key of 32 bytes. */
-export function ed25519(seed: Buffer): KeyObject {
-    return createPrivateKey({ key: Buffer.concat([PKCS8, seed]), format: "der", type: "pkcs8" });
+    return privateKeyOf(seed);
 }
 
 const BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";

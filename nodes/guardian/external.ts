@@ -1,11 +1,10 @@
-import { createHash } from "node:crypto";
 import type { Report } from "../carbon/report.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
 import { Turns } from "../common/turns.js";
 import { mayHaveActed } from "./answer.js";
 import type { GridDocument, GuardianClient } from "./client.js";
-import { ambiguous, ed25519, fieldsOf, hederaDid, signCredential, type Credential, type MrvConfig } from "./credential.js";
+import { ambiguous, fieldsOf, signCredential, type Credential, type MrvConfig } from "./credential.js";
 import { filingKey } from "./document.js";
 import { NOTHING, resultOf, SIMULATED, TIMES, type FilerTimes, type FilingResult } from "./filer.js";
 import type { Filings, Row } from "./filings.js";
@@ -301,33 +300,6 @@ function empty(key: string, report: Report): Row {
 function uuidOf(key: string): string {
     return `${key.slice(0, 8)}-${key.slice(8, 12)}-8${key.slice(13, 16)}-a${key.slice(17, 20)}-${key.slice(20, 32)}`;
 }
-
-const STAND_IN_TYPE = "5f4dcc3b-0000-4000-8000-000000000001&1.0.0";
-const STAND_IN_KEY = ed25519(createHash("sha256").update("WattLedger stand-in: signs simulated data only").digest());
-const STAND_IN_DID = hederaDid(STAND_IN_KEY, "testnet", "0.0.4839");
-
-/** The stand-in's own device: its key is no secret, and means nothing anywhere else. */
-export const STAND_IN_MRV: MrvConfig = {
-    did: STAND_IN_DID,
-    method: `${STAND_IN_DID}#did-root-key`,
-    key: STAND_IN_KEY,
-    owner: "did:hedera:testnet:stand-in_0.0.4839",
-    policyId: "68d6c0ffee000000000000a2",
-    policyTag: "Tag_1",
-    type: STAND_IN_TYPE,
-    contexts: ["schema:5f4dcc3b-0000-4000-8000-000000000001"],
-    context: {
-        "@version": 1.1,
-        "@vocab": "https://w3id.org/traceability/#undefinedTerm",
-        id: "@id",
-        type: "@type",
-        [STAND_IN_TYPE]: {
-            "@id": `#${STAND_IN_TYPE}`,
-            "@context": Object.fromEntries(["field0", "field1", "field2", "accountId", "policyId"].map((name) => [name, { "@type": "https://www.schema.org/text" }])),
-        },
-    },
-    accountId: "0.0.4839",
-};
 
 /** @throws WattError CONFIG_INVALID */
 export function parseFields(text: string): Record<string, string> {

@@ -5,7 +5,8 @@ import { WattError } from "../common/errors.js";
 import { Lifecycle } from "../common/lifecycle.js";
 import { parseMrvConfig } from "./credential.js";
 import { parseReport } from "./document.js";
-import { parseFields, STAND_IN_MRV } from "./external.js";
+import { parseFields } from "./external.js";
+import { STAND_IN_MRV } from "./stand-in.js";
 import { deskOf, MODES, serveFilings } from "./wl-guardian.js";
 
 const tag = () => textField("").refine((text) => /^[\w-]*$/.test(text), "takes letters, digits, dash and underscore only");

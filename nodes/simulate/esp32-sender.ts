@@ -1,6 +1,7 @@
-import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign } from "node:crypto";
+import { createHash, type KeyObject, sign } from "node:crypto";
 import { statementOf } from "../carbon/capsule.js";
 import { hmacOf } from "../esp32/keys.js";
+import { privateKeyOf, rawPublicKey } from "../common/ed25519.js";
 import type { HttpClient } from "../common/http.js";
 import { retryAfterMs } from "../common/http.js";
 import { errorCode } from "../common/errors.js";
@@ -48,18 +49,14 @@ export function buildEnvelope({ site, device, boot, seq, started, now, samples, 
     return { device, boot, seq, body: Buffer.from(JSON.stringify(body)) };
 }
 
-/** RFC 8410 §7: what stands before the 32 bytes of an Ed25519 key. */
-const PKCS8 = Buffer.from("302e020100300506032b657004220420", "hex");
-
 /** The signing key of a device; the same secret gives the same keys. */
 export function deviceKey(secret: string, device: string): KeyObject {
-    const seed = createHash("sha256").update(`${secret}|${device}`).digest();
-    return createPrivateKey({ key: Buffer.concat([PKCS8, seed]), format: "der", type: "pkcs8" });
+    return privateKeyOf(createHash("sha256").update(`${secret}|${device}`).digest());
 }
 
 /** The public key in base64, as a meter's entry in the inventory has it. */
 export function publicKey(key: KeyObject): string {
-    return createPublicKey(key).export({ format: "der", type: "spki" }).subarray(-32).toString("base64");
+    return rawPublicKey(key).toString("base64");
 }
 
 export type HttpAuth = "none" | "bearer" | "hmac";

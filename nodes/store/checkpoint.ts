@@ -1,11 +1,10 @@
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify, type KeyObject } from "node:crypto";
+import { createHash, createPrivateKey, generateKeyPairSync, sign, verify, type KeyObject } from "node:crypto";
+import { publicKeyFrom, rawPublicKey } from "../common/ed25519.js";
 import { WattError } from "../common/errors.js";
 import { HASH_BYTES, leafHash, verifyInclusion } from "./merkle.js";
 
 /** Signature type of Ed25519 (C2SP signed-note). */
 const ED25519 = 1;
-/** DER of an Ed25519 public key up to its 32 bytes (RFC 8410 §4). */
-const SPKI_PREFIX = Buffer.from("302a300506032b6570032100", "hex");
 const MAX_NOTE_CHARS = 1_000_000;
 const PROOF_HEADER = "c2sp.org/tlog-proof@v1";
 
@@ -49,7 +48,7 @@ export class Signer {
             throw new WattError("LEDGER_KEY", "The signing key is not a private key in PEM form.", { cause: error });
         }
         if (this.key.asymmetricKeyType !== "ed25519") throw new WattError("LEDGER_KEY", "The signing key is not an Ed25519 key.");
-        const key = createPublicKey(this.key).export({ type: "spki", format: "der" }).subarray(SPKI_PREFIX.length);
+        const key = rawPublicKey(this.key);
         this.id = keyId(name, key);
         this.verifierKey = `${name}+${this.id.toString("hex")}+${Buffer.concat([Buffer.from([ED25519]), key]).toString("base64")}`;
     }
@@ -82,7 +81,7 @@ export function parseVerifierKey(text: string): VerifierKey {
     }
     const key = raw.subarray(1);
     if (keyId(name, key).toString("hex") !== id) throw new WattError("VERIFIER_KEY_INVALID", "The verifier key's id does not fit its name and key: a character is wrong.");
-    return { name, id: Buffer.from(id, "hex"), key: ed25519Key(key) };
+    return { name, id: Buffer.from(id, "hex"), key: publicKeyFrom(key) };
 }
 
 /**
@@ -163,16 +162,11 @@ export function isSignedBy(publicKey: string, text: string, signature: string): 
     if (!key) {
         const bytes = parseBase64(publicKey);
         if (bytes?.length !== 32) return false;
-        key = ed25519Key(bytes);
+        key = publicKeyFrom(bytes);
         if (parsed.size >= 1000) parsed.clear();
         parsed.set(publicKey, key);
     }
     return raw?.length === 64 && verify(null, Buffer.from(text), key, raw);
-}
-
-/** The 32 bytes of an Ed25519 public key as a key. */
-function ed25519Key(raw: Buffer): KeyObject {
-    return createPublicKey({ key: Buffer.concat([SPKI_PREFIX, raw]), format: "der", type: "spki" });
 }
 
 /** The bytes of standard base64 in its one spelling; undefined for any other text. */

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { createHash, createPublicKey, generateKeyPairSync, verify, type KeyObject } from "node:crypto";
 import { inspect } from "node:util";
 import fc from "fast-check";
-import { ambiguous, base58, ed25519, fieldsOf, hederaDid, parseMrvConfig, publicKeyOf, signCredential, signedBytes, type Credential, type MrvConfig } from "../../dist/guardian/credential.js";
+import { privateKeyOf } from "../../dist/common/ed25519.js";
+import { ambiguous, base58, fieldsOf, hederaDid, parseMrvConfig, publicKeyOf, signCredential, signedBytes, type Credential, type MrvConfig } from "../../dist/guardian/credential.js";
 
 type Json = Record<string, unknown>;
 type Loader = (url: string) => Promise<{ documentUrl: string; document: unknown }>;
@@ -29,7 +30,7 @@ function contextOf(term: object, typeId = `#${TYPE}`): Json {
 }
 
 const seed = createHash("sha256").update("a device").digest();
-const key = ed25519(seed);
+const key = privateKeyOf(seed);
 const did = hederaDid(key, "testnet", "0.0.29614911");
 
 /** The file of a policy's download button. */

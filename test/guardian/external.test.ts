@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { createHttpClient } from "../../dist/common/http.js";
 import { GuardianClient } from "../../dist/guardian/client.js";
-import { ed25519 } from "../../dist/guardian/credential.js";
-import { ExternalSender, parseFields, STAND_IN_MRV, type ExternalSettings } from "../../dist/guardian/external.js";
+import { privateKeyOf } from "../../dist/common/ed25519.js";
+import { ExternalSender, parseFields, type ExternalSettings } from "../../dist/guardian/external.js";
+import { STAND_IN_MRV } from "../../dist/guardian/stand-in.js";
 import { TIMES } from "../../dist/guardian/filer.js";
 import { Filings } from "../../dist/guardian/filings.js";
 import { parseGuardianFault, PROFILES, SIM_POLICY_ID, type GuardianSimOptions, type GuardianSimulator } from "../../dist/simulate/guardian-server.js";
@@ -129,7 +130,7 @@ describe("the compatibility mode for external data blocks", function () {
     }
 
     it("says that Guardian keeps it as invalid, where another key has signed", async () => {
-        const { sender } = await bench({ config: { ...STAND_IN_MRV, key: ed25519(Buffer.alloc(32, 7)) } });
+        const { sender } = await bench({ config: { ...STAND_IN_MRV, key: privateKeyOf(Buffer.alloc(32, 7)) } });
         const { state, reason } = await sender.send(report());
         assert.equal(state, "FILED");
         assert.match(reason, /wrong signature or form/);
