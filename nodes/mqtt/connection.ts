@@ -1,5 +1,6 @@
 import { connect, type IClientOptions, type IConnackPacket, type IDisconnectPacket, type IPublishPacket, type ISubscriptionMap, type MqttClient } from "mqtt";
 import { Socket } from "node:net";
+import type { Clock } from "../common/clock.js";
 import { MqttError, refusal } from "./errors.js";
 
 /** A message as its subscribers get it. */
@@ -8,8 +9,6 @@ export interface MqttMessage {
     payload: Buffer;
     /** The broker had kept it from before: it is as old as its sender's last publish, not new. */
     retain: boolean;
-    /** The broker may have sent it before. */
-    dup: boolean;
     qos: 0 | 1 | 2;
     /** Of MQTT 5. */
     properties?: NonNullable<IPublishPacket["properties"]>;
@@ -25,6 +24,7 @@ export interface ConnectionOptions {
     take: (message: MqttMessage) => Promise<void>;
     /** Once, when the connection is over or was never made, however that came; not after `close`. */
     onEnd: (error: unknown) => void;
+    clock: Clock;
     connect?: typeof connect;
 }
 
@@ -55,6 +55,7 @@ export class Connection {
     private cause: unknown;
     private ending = false;
     private over = false;
+    private cancelLate: (() => void) | undefined;
     /** What the broker said when it let us in. */
     connack: IConnackPacket | undefined;
     /** Messages taken so far. */
@@ -131,9 +132,9 @@ export class Connection {
         // A graceful end waits for the broker to answer what was sent before; that is decided already.
         for (const id of Object.keys(this.client.outgoing)) this.client.removeOutgoingMessage(Number(id));
         this.client.end(!wasUp, is5 && forGood ? { properties: { sessionExpiryInterval: 0 } } : {});
-        const late = setTimeout(() => this.client.stream.destroy(), CLOSE_WITHIN_MS);
+        this.destroyLate();
         await gone;
-        clearTimeout(late);
+        this.cancelLate?.();
     }
 
     private handle(packet: IPublishPacket, done: (error?: Error) => void): void {
@@ -143,7 +144,6 @@ export class Connection {
             topic: packet.topic,
             payload: typeof payload === "string" ? Buffer.from(payload) : payload,
             retain: packet.retain,
-            dup: packet.dup,
             qos: packet.qos,
             ...(packet.properties && { properties: packet.properties }),
         };
@@ -241,14 +241,20 @@ export class Connection {
         if (this.ending) return;
         this.ending = true;
         this.flush();
-        // `end` lets what was acknowledged go out first; a broker that hangs is not waited for.
-        const { stream } = this.client;
-        stream.end();
-        setTimeout(() => stream.destroy(), CLOSE_WITHIN_MS).unref();
+        // Lets what was acknowledged go out first.
+        this.client.stream.end();
+        this.destroyLate();
+    }
+
+    /** A broker that hangs is not waited for. */
+    private destroyLate(): void {
+        this.cancelLate?.();
+        this.cancelLate = this.options.clock.after(CLOSE_WITHIN_MS, () => this.client.stream.destroy());
     }
 
     private ended(): void {
         if (this.over) return;
+        this.cancelLate?.();
         this.finish(new MqttError("MQTT_CLOSED", "The connection to the broker was lost."));
         this.client.end(true);
         this.options.onEnd(this.cause);

@@ -49,7 +49,7 @@ const REASONS: Record<number, Reason> = {
     0x87: NOT_AUTHORISED,
     0x88: BUSY,
     0x89: BUSY,
-    0x8a: { text: "banned", message: "The broker has banned this client." },
+    0x8a: { text: "banned", message: "The broker has banned this client: ask who runs it." },
     0x8b: { ...BUSY, message: "The broker is shutting down." },
     0x8c: { text: "not authorised", message: "The broker wants a way to log in that is not supported: use user and password, or a client certificate." },
     0x8e: {
@@ -57,7 +57,7 @@ const REASONS: Record<number, Reason> = {
         text: "client id in use",
         message: "Another client connected with the same client id and took the session over: give each Node-RED a client id of its own in the MQTT link.",
     },
-    0x95: { text: "packet too large", message: "The broker does not take packets of this size.", code: "MQTT_TOO_LARGE" },
+    0x95: { text: "packet too large", message: "The broker does not take packets of this size: send smaller messages, or raise its limit.", code: "MQTT_TOO_LARGE" },
     0x97: { ...BUSY, message: "The broker's quota for this client is used up." },
     0x9c: { text: "broker has moved", message: "The broker names another server to use: change the address in the MQTT link." },
     0x9d: { text: "broker has moved", message: "The broker has moved to another server: change the address in the MQTT link." },

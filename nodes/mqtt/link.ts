@@ -7,7 +7,7 @@ import { Turns } from "../common/turns.js";
 import { Connection, type MqttMessage } from "./connection.js";
 import { connectionError, MqttError, subscribeRefusal } from "./errors.js";
 import { brokerName, isTls, type MqttSettings, readTls } from "./settings.js";
-import { coverOf, covers, filterFault, laneId, matches, shareFault, topicFault } from "./topics.js";
+import { coverOf, covers, filterFault, subscriptionIdentifier, matches, shareFault, topicFault } from "./topics.js";
 
 export type { MqttMessage } from "./connection.js";
 
@@ -15,8 +15,8 @@ export type { MqttMessage } from "./connection.js";
 export interface MqttSubscription {
     /** Topic filters, wildcards included. A message that several of them select comes once. */
     topics: string[];
-    /** 2 is asked for as 1: what counts is that a message is kept before it is acknowledged, and its sender tells repeats apart. */
-    qos: 0 | 1 | 2;
+    /** Not 2: what counts is that a message is kept before it is acknowledged, and its sender tells repeats apart. */
+    qos: 0 | 1;
     /** Shares the messages with every client that subscribes with the same group (MQTT 5 §4.8.2). */
     share?: string;
     /**
@@ -64,7 +64,6 @@ export interface LinkOptions extends LinkListener {
 
 /** A user's place in a link. */
 export interface MqttHandle {
-    readonly state: MqttState;
     /**
      * Resolves when the broker has the message (QoS 0: when it is on its way). It is not repeated: what a rejection leaves open is
      * the caller's to decide.
@@ -111,7 +110,7 @@ const STABLE_MS = 60_000;
 const AWAY_MS = 10_000;
 /** Refused topics are asked for again after this long: access lists change. */
 const ASK_AGAIN_MS = 60_000;
-/** Bytes that may be with the users at once, unless one message is larger. */
+/** Bytes that may be with the users at once, unless one message is larger: 64 messages of the usual largest size, and little on a Pi with 1 GB. */
 const MAX_BYTES_WITH_USERS = 16 * 1024 * 1024;
 /** Before connecting again, users settle what they have, so that it does not pile up. */
 const SETTLE_WITHIN_MS = 30_000;
@@ -194,7 +193,7 @@ export class MqttLink {
         before?.cancelAway?.();
         const user: User = {
             topics: [...topics],
-            qos: qos === 0 ? 0 : 1,
+            qos,
             share,
             onMessage: async (message) => subscription?.onMessage(message),
             onState,
@@ -212,9 +211,6 @@ export class MqttLink {
         else if (this.current === IDLE && this.started) this.connect();
         this.tell(user);
         return {
-            get state() {
-                return user.told;
-            },
             publish: (topic, payload, { qos: of = 0, retain = false } = {}) => this.publish(topic, payload, { qos: of, retain }),
         };
     }
@@ -300,6 +296,7 @@ export class MqttLink {
                 maxMessages: inFlight,
                 maxBytes: MAX_BYTES_WITH_USERS,
                 take: (message) => this.take(message),
+                clock: this.clock,
                 onEnd: (cause) => {
                     if (connection === this.connection) this.lose(this.explain(cause));
                 },
@@ -424,7 +421,7 @@ export class MqttLink {
         if (id !== undefined) {
             // A topic that is shared and not shared is sent twice; each copy says what for. Not so in a session from before.
             const ids = [id].flat();
-            const own = found.filter(({ share }) => ids.includes(laneId(share)));
+            const own = found.filter(({ share }) => ids.includes(subscriptionIdentifier(share)));
             if (own.length > 0) found = own;
         }
         if (this.known.size >= MAX_KNOWN_TOPICS) this.known.clear();
@@ -454,7 +451,7 @@ export class MqttLink {
         for (const packet of packets(due)) {
             const [, { share, qos }] = packet[0]!;
             const keys = packet.map(([key]) => key);
-            const codes = await connection.subscribe(keys, qos, canIdentify ? laneId(share) : undefined);
+            const codes = await connection.subscribe(keys, qos, canIdentify ? subscriptionIdentifier(share) : undefined);
             for (const [at, key] of keys.entries()) this.granted(key, { share, qos }, codes[at] ?? 0x80);
         }
         for (const key of this.refused.keys()) if (!wanted.has(key)) this.refused.delete(key);

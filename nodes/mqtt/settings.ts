@@ -35,8 +35,8 @@ export interface TlsSettings {
     verify: boolean;
 }
 
-/** MQTT 3.1.1 lets every broker take 23 letters and digits (§3.1.3.1). */
-export function defaultClientId(nodeId: string): string {
+/** MQTT 3.1.1 lets every broker take 23 letters and digits (§3.1.3.1). The dialog shows the same, by hand. */
+function defaultClientId(nodeId: string): string {
     return `wl${nodeId.replaceAll(/[^0-9A-Za-z]/g, "")}`.slice(0, 23);
 }
 
@@ -95,6 +95,7 @@ export function brokerName(url: string): string {
     return `${hostname}:${port || { "mqtt:": "1883", "mqtts:": "8883", "ws:": "80", "wss:": "443" }[protocol]}`;
 }
 
+/** True for an address that is reached by TLS. */
 export function isTls(url: string): boolean {
     return /^(mqtts|wss):/i.test(url);
 }

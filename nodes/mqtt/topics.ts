@@ -50,8 +50,8 @@ export function coverOf(filters: Iterable<string>): string[] {
     return all.filter((filter) => !all.some((other) => other !== filter && covers(other, filter)));
 }
 
-/** The number that a broker puts on what a share group, or none, was sent (1..268,435,455). It stays the same over restarts, as the session does. */
-export function laneId(share: string | undefined): number {
+/** The Subscription Identifier (MQTT 5.0 §3.8.2.1.2, 1..268,435,455) of a share group, or of none: the broker puts it on what it sends for that subscription. It stays the same over restarts, as the session does. */
+export function subscriptionIdentifier(share: string | undefined): number {
     if (share === undefined) return 1;
     return 2 + (createHash("sha256").update(share).digest().readUInt32BE(0) & 0x7ff_ffff);
 }

@@ -427,7 +427,7 @@ describe("a message of a broker", () => {
         try {
             await receiver.ingest.ready;
             const subscription = receiver.subscription(() => undefined);
-            const send = (payload: string | Buffer) => subscription.onMessage({ topic: "wattledger/esp1/data", payload: Buffer.from(payload), retain: false, dup: false, qos: 1 });
+            const send = (payload: string | Buffer) => subscription.onMessage({ topic: "wattledger/esp1/data", payload: Buffer.from(payload), retain: false, qos: 1 });
             await send(JSON.stringify(envelope(1)));
             await send("garbage");
             files.fault = (operation) => (operation.startsWith("handle.writev") ? "ENOSPC" : undefined);

@@ -43,8 +43,8 @@ describe("MqttLink", () => {
         await user.in("up");
         await broker.publish("energy/one/power", "17");
         await user.got(1);
-        const { topic, payload, qos, retain, dup } = user.messages[0]!;
-        assert.deepEqual({ topic, payload: payload.toString(), qos, retain, dup }, { topic: "energy/one/power", payload: "17", qos: 1, retain: false, dup: false });
+        const { topic, payload, qos, retain } = user.messages[0]!;
+        assert.deepEqual({ topic, payload: payload.toString(), qos, retain }, { topic: "energy/one/power", payload: "17", qos: 1, retain: false });
         const published = broker.published();
         await user.handle.publish("energy/two/power", "18", { qos: 1, retain: true });
         const { topic: to, payload: sent, retain: kept } = await published;
@@ -177,7 +177,7 @@ describe("MqttLink", () => {
                 await user.got(round);
                 user.held.at(-1)!.refuse(new Error("disk full"));
                 await user.in("down");
-                assert.equal(user.handle.state.text, "messages not kept");
+                assert.equal(user.state.text, "messages not kept");
                 const since = clock.monotonic();
                 while (rig.link.state.name === "down") clock.advance(500);
                 pauses.push(clock.monotonic() - since);
@@ -322,7 +322,7 @@ describe("MqttLink", () => {
                 rig = new LinkRig(settings(broker.url), { clock, random: () => 0 });
                 const user = rig.user("a", ["#"]);
                 await user.in("down");
-                assert.deepEqual([user.handle.state.text, rig.lost[0]!.code], [text, "MQTT_REFUSED"]);
+                assert.deepEqual([user.state.text, rig.lost[0]!.code], [text, "MQTT_REFUSED"]);
                 assert.match(rig.lost[0]!.message, message);
                 // A person is needed: not asked every second.
                 clock.advance(29_999);
@@ -336,7 +336,7 @@ describe("MqttLink", () => {
             rig = new LinkRig(settings(broker.url, { version: 5 }));
             const user = rig.user("a", ["#"]);
             await user.in("down");
-            assert.equal(user.handle.state.text, "protocol refused");
+            assert.equal(user.state.text, "protocol refused");
             assert.match(rig.lost[0]!.message, /choose the other one/);
         });
 
@@ -362,8 +362,8 @@ describe("MqttLink", () => {
             const one = rig.user("a", ["secret"]);
             const other = rig.user("b", ["open"]);
             await Promise.all([one.in("refused"), other.in("up")]);
-            assert.equal(one.handle.state.text, "topic refused");
-            assert.match(one.handle.state.error!.message, /^The broker refused the topic secret\. Check/);
+            assert.equal(one.state.text, "topic refused");
+            assert.match(one.state.error!.message, /^The broker refused the topic secret\. Check/);
             assert.equal(rig.link.state.name, "up");
         });
 
@@ -400,7 +400,7 @@ describe("MqttLink", () => {
             const other = new LinkRig(settings(`mqtt://127.0.0.1:${(server.address() as AddressInfo).port}`, { version: 5 }), { clock });
             const user = other.user("a", []);
             await user.in("down");
-            assert.deepEqual([user.handle.state.text, other.lost[0]!.code], ["client id in use", "MQTT_TAKEN_OVER"]);
+            assert.deepEqual([user.state.text, other.lost[0]!.code], ["client id in use", "MQTT_TAKEN_OVER"]);
             await other.link.close(false);
             server.close();
             await once(server, "close");
@@ -425,7 +425,7 @@ describe("MqttLink", () => {
         const connect = async (tls: object): Promise<string> => {
             rig = new LinkRig(settings(secure.url.replace("mqtt:", "mqtts:"), { tls: { verify: true, ...tls } }));
             const user = rig.user("a", ["#"]);
-            await rig.until(() => user.handle.state.name === "up" || user.handle.state.name === "down");
+            await rig.until(() => user.state.name === "up" || user.state.name === "down");
             return rig.lost[0]?.message ?? "up";
         };
 

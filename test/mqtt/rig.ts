@@ -80,12 +80,16 @@ export class RigUser {
         });
     }
 
+    get state(): MqttState {
+        return this.states.at(-1) ?? { name: "connecting", kind: "busy", text: "connecting" };
+    }
+
     get payloads(): string[] {
         return this.messages.map(({ payload }) => payload.toString());
     }
 
     in(name: MqttState["name"]): Promise<void> {
-        return this.rig.until(() => this.handle.state.name === name);
+        return this.rig.until(() => this.state.name === name);
     }
 
     got(count: number): Promise<void> {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { coverOf, covers, filterFault, laneId, matches, shareFault, topicFault } from "../../dist/mqtt/topics.js";
+import { coverOf, covers, filterFault, subscriptionIdentifier, matches, shareFault, topicFault } from "../../dist/mqtt/topics.js";
 
 const level = fc.constantFrom("a", "b", "", "$x");
 const topic = fc.array(level, { minLength: 1, maxLength: 4 }).map((levels) => levels.join("/"));
@@ -64,7 +64,7 @@ describe("MQTT topics", () => {
     });
 
     it("of a share group have a number that stays", () => {
-        assert.deepEqual([laneId(undefined), laneId("ingest")], [1, laneId("ingest")]);
-        fc.assert(fc.property(fc.string(), (group) => laneId(group) >= 2 && laneId(group) <= 268_435_455));
+        assert.deepEqual([subscriptionIdentifier(undefined), subscriptionIdentifier("ingest")], [1, subscriptionIdentifier("ingest")]);
+        fc.assert(fc.property(fc.string(), (group) => subscriptionIdentifier(group) >= 2 && subscriptionIdentifier(group) <= 268_435_455));
     });
 });
