@@ -3,7 +3,7 @@ import { z } from "zod";
 import { parseConfig } from "../common/config.js";
 import { PKCS8_HEADER, privateKeyOf, rawPublicKey } from "../common/ed25519.js";
 import { WattError } from "../common/errors.js";
-import { isObject } from "./schema.js";
+import { isObject } from "../common/json.js";
 
 /** Who signs what for which policy: the file that Guardian gives out for its mrv-sender. */
 export interface MrvConfig {

@@ -3,7 +3,8 @@ import { z } from "zod";
 import { parseConfig } from "../common/config.js";
 import { WattError } from "../common/errors.js";
 import type { Report } from "../carbon/report.js";
-import { isObject, validate } from "./schema.js";
+import { isObject } from "../common/json.js";
+import { validate } from "./schema.js";
 import { at, CASES, RENEWABLE, WIND_AND_SOLAR } from "./twin.js";
 
 /** A document to be filed: cells of the methodology's workbook. */

@@ -1,6 +1,7 @@
 import type { Report } from "../carbon/report.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { errorCode, errorText, WattError } from "../common/errors.js";
+import { isObject } from "../common/json.js";
 import { Turns } from "../common/turns.js";
 import { mayHaveActed } from "./answer.js";
 import type { GridDocument, GuardianClient } from "./client.js";
@@ -9,7 +10,7 @@ import { filingKey } from "./document.js";
 import { NOTHING, resultOf, SIMULATED, TIMES, type FilerTimes, type FilingResult } from "./filer.js";
 import type { Filings, Row } from "./filings.js";
 import { ALIVE, isAmsId } from "./policy.js";
-import { isObject, same, type Violation } from "./schema.js";
+import { same, type Violation } from "./schema.js";
 import { at } from "./twin.js";
 
 export interface ExternalSettings {

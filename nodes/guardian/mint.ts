@@ -1,9 +1,9 @@
 import type { HttpClient } from "../common/http.js";
+import { isObject } from "../common/json.js";
 import { readAnswer } from "./answer.js";
 import type { GuardianClient } from "./client.js";
 import { keyOf } from "./document.js";
 import { TAGS } from "./policy.js";
-import { isObject } from "./schema.js";
 
 /** Tokens that one presentation says were minted. */
 export interface Minted {

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { errorCode, WattError } from "../common/errors.js";
+import { isObject } from "../common/json.js";
 import { canonicalJson } from "../store/canonical-json.js";
 import type { GuardianClient, PolicySummary } from "./client.js";
-import { isObject, schemaOfBlock } from "./schema.js";
+import { schemaOfBlock } from "./schema.js";
 
 /** Tags of the AMS-I.D policy that a participant works with; the policy's author set them, and they survive an import. */
 export const TAGS = {

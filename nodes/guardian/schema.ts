@@ -1,5 +1,6 @@
 import { DateTime } from "luxon";
 import { WattError } from "../common/errors.js";
+import { isObject } from "../common/json.js";
 
 /** One place where a document does not follow its schema. */
 export interface Violation {
@@ -219,10 +220,6 @@ export function same(a: unknown, b: unknown): boolean {
 }
 
 const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : [value]);
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-    return typeof value === "object" && value !== null && !Array.isArray(value);
-}
 
 /**
  * The document schema in what a request block shows: `schema`, or its `document`, as an object or as text.

@@ -1,5 +1,6 @@
 import type { Report } from "../carbon/report.js";
-import { isObject, same, validate, type Violation } from "./schema.js";
+import { isObject } from "../common/json.js";
+import { same, validate, type Violation } from "./schema.js";
 
 /** How the policy makes whole tokens of tonnes; Guardian's default is `nearest`. */
 export const ROUNDINGS = ["nearest", "floor", "ceiling"] as const;

@@ -1,7 +1,7 @@
 import { createHash, createPublicKey, verify } from "node:crypto";
+import { isObject } from "../common/json.js";
 import { signedBytes } from "../guardian/credential.js";
 import { STAND_IN_MRV } from "../guardian/stand-in.js";
-import { isObject } from "../guardian/schema.js";
 
 /** A stored document of the policy with an external data block, as its grid shows it. */
 export interface ExternalDocument {
