@@ -1,6 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import { promisify } from "node:util";
 import { gunzip, inflate, type ZlibOptions } from "node:zlib";
+import type { Clock } from "../common/clock.js";
 import { errorCode, WattError } from "../common/errors.js";
 
 const DECODERS: Record<string, ((body: Buffer, options: ZlibOptions) => Promise<Buffer>) | undefined> = {
@@ -14,12 +15,12 @@ const DECODERS: Record<string, ((body: Buffer, options: ZlibOptions) => Promise<
  * @param ms It must be here by then, however slowly it comes.
  * @throws WattError BODY_TOO_LARGE, BODY_SLOW, BODY_CUT
  */
-export function readBody(request: IncomingMessage, limit: number, ms: number): Promise<Buffer> {
+export function readBody(request: IncomingMessage, limit: number, ms: number, clock: Clock): Promise<Buffer> {
     return new Promise((resolve, reject) => {
         const chunks: Buffer[] = [];
         let size = 0;
         const end = (error?: WattError): void => {
-            clearTimeout(timer);
+            cancel();
             request.off("data", take).off("end", done).off("error", cut).off("close", cut);
             // What still comes is read and dropped, so that the answer gets through.
             if (error) request.on("error", () => undefined).resume();
@@ -33,7 +34,7 @@ export function readBody(request: IncomingMessage, limit: number, ms: number): P
         };
         const done = (): void => end();
         const cut = (): void => end(new WattError("BODY_CUT", "The connection ended within the message."));
-        const timer = setTimeout(() => end(new WattError("BODY_SLOW", `The message was not here after ${Math.round(ms / 1000)} s.`)), ms);
+        const cancel = clock.after(ms, () => end(new WattError("BODY_SLOW", `The message was not here after ${Math.round(ms / 1000)} s.`)));
         if (Number(request.headers["content-length"]) > limit) end(tooLarge(limit));
         else request.on("data", take).on("end", done).on("error", cut).on("close", cut);
     });

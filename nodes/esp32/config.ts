@@ -5,11 +5,8 @@ import { parseMapping } from "./mapping.js";
 import { type DeviceKey, DeviceKeys, newSecret } from "./keys.js";
 import type { Preset, PresetOptions } from "./preset.js";
 import { PRESETS } from "./presets.js";
-import { emoncms } from "./presets/emoncms.js";
-import { native } from "./presets/native.js";
 
-const presets: readonly Preset[] = [native, ...PRESETS];
-const ids = presets.map(({ id }) => id) as [string, ...string[]];
+const ids = PRESETS.map(({ id }) => id) as [string, ...string[]];
 
 const nameSchema = z
     .string({ error: "must be a text" })
@@ -40,9 +37,9 @@ export const esp32Schema = z.object({
 /** The settings of wl-esp32. */
 export type Esp32Config = z.output<typeof esp32Schema>;
 
-/** The kind of device that was chosen, and emoncms, whose paths are always there. */
-export function presetOf({ preset }: Pick<Esp32Config, "preset">): { preset: Preset; emoncms: Preset } {
-    return { preset: presets.find(({ id }) => id === preset)!, emoncms };
+/** The kind of device that was chosen. */
+export function presetOf({ preset }: Pick<Esp32Config, "preset">): Preset {
+    return PRESETS.find(({ id }) => id === preset)!;
 }
 
 /** @throws WattError CONFIG_INVALID for a mapping that is none */

@@ -18,6 +18,7 @@ export interface DataEntry {
 /** A line of the ingest spool: data, the state of some devices, or a device that begins anew. */
 export type Entry = DataEntry | { state: DeviceState[] } | { forget: string };
 
+/** One line of JSON. */
 export function encodeEntry(entry: Entry): string {
     return `${JSON.stringify(entry)}\n`;
 }
@@ -28,6 +29,7 @@ export function decodeEntry(line: string): Entry | undefined {
     return "readings" in entry || "state" in entry || "forget" in entry ? entry : undefined;
 }
 
+/** A reading as it goes to the flow. */
 export function messageOf([timestamp, payload, reading]: StoredReading): ReadingMessage {
     return { topic: `${reading.site}/${reading.device}`, payload, timestamp, reading };
 }

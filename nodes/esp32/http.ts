@@ -45,7 +45,7 @@ const STATUS: Record<string, number | undefined> = {
 };
 /** After these nobody reads what the sender still sends. */
 const ENDING = new Set([408, 413]);
-/** s, for an answer that says to come again. */
+/** s, for an answer that says to come again: the disk was tried five times by then. */
 const RETRY_S = 10;
 const BODY_MS = 10_000;
 const NOTHING = Buffer.alloc(0);
@@ -109,7 +109,7 @@ export class HttpDoor {
         try {
             const [path = "", search] = (request.url ?? "").split("?", 2);
             query = search === undefined ? {} : Object.fromEntries(new URLSearchParams(search));
-            if (method === "POST") sent = await readBody(request, bodyBytes, bodyMs);
+            if (method === "POST") sent = await readBody(request, bodyBytes, bodyMs, this.clock);
             // emoncms marks a zlib body in the query.
             const encoding = request.headers["content-encoding"] ?? (query["cb"] === "1" ? "deflate" : "");
             name = nameIn(request, query);

@@ -10,14 +10,14 @@ import { isPointName, LIMITS, unitOf } from "../common/units.js";
 import type { Deliver, SpoolRecord } from "../store/delivery.js";
 import type { Files } from "../store/files.js";
 import { Outbox } from "../store/outbox.js";
-import { isSeriesName } from "../store/series.js";
 import { type Kept, Spool } from "../store/spool.js";
 import { Devices } from "./devices.js";
 import { type DataEntry, decodeEntry, encodeEntry, type Entry, messageOf, type StoredReading } from "./entry.js";
 import type { Sender } from "./keys.js";
 import { DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
+import { isDeviceName, LONGEST_NAME } from "./names.js";
 import type { Arrival, Decoded, Decoder, DeviceSample } from "./preset.js";
-import { timeOf } from "./time.js";
+import { sampleTime } from "./time.js";
 
 const expand = promisify(gunzip);
 
@@ -95,10 +95,12 @@ const COMMIT_ENTRIES = 1000;
 const BATCH_ENTRIES = 200;
 /** Names that only tried to send, to be shown beside the devices. */
 const MOST_UNKNOWN = 100;
-const LONGEST_NAME = 64;
 /** Where the spool's cursors are. */
 const FLOW = "flow";
 const STATE = "devices";
+
+/** Folders that a slow disk has not given back yet. */
+const leaving = new Map<string, Promise<void>>();
 
 /** Refusals that end by themselves: the same message is taken later. */
 const PASSING = new Set(["RATE_LIMITED", "STORE_DOWN", "STORE_UNSURE", "STORE_BUSY", "CLOCK_NOT_SET"]);
@@ -262,7 +264,7 @@ export class Ingest {
             // Of a broker a message is taken when there is room for it, and it keeps the others.
             const wait = arrival.via === "http" ? this.rates.take(device, this.clock.monotonic()) : 0;
             if (wait > 0) throw new RateLimited(device, wait);
-            const { boot, seq } = numberOf(decoded, sender);
+            const { boot, seq } = messageNumber(decoded, sender);
             const sum = boot === undefined ? 0 : sumOf(decoded);
             const admission = this.devices.admit(device, boot, seq, sum);
             if (admission.kind === "duplicate") {
@@ -290,7 +292,7 @@ export class Ingest {
 
     private checkSender({ device, samples }: Decoded, sender: Sender): void {
         for (const name of [device, ...samples.map((sample) => sample.device)]) {
-            if (name === "" || name.length > LONGEST_NAME || !isSeriesName(name)) throw new WattError("PAYLOAD_INVALID", `A device's name has 1 to ${LONGEST_NAME} characters, and no slash.`);
+            if (!isDeviceName(name)) throw new WattError("PAYLOAD_INVALID", `A device's name has 1 to ${LONGEST_NAME} characters, none of them /, + or #.`);
         }
         if (!sender.maySend(device)) throw new WattError("DEVICE_FORBIDDEN", `${device} does not belong to the key of ${sender.name}: each device sends with its own.`);
         const other = samples.find((sample) => sample.device !== device && !sample.device.startsWith(`${device}-`) && !sender.maySend(sample.device));
@@ -302,7 +304,7 @@ export class Ingest {
         /** The reading of a device that has no time but that of its arrival: there is one of them. */
         const arrived = new Map<string, StoredReading>();
         for (const sample of samples) {
-            const time = timeOf(sample, up, arrival);
+            const time = sampleTime(sample, up, arrival);
             if (!time) {
                 receipt.stale++;
                 continue;
@@ -472,9 +474,6 @@ export class RateLimited extends WattError {
     }
 }
 
-/** Folders that a slow disk has not given back yet. */
-const leaving = new Map<string, Promise<void>>();
-
 /** @throws WattError PAYLOAD_INVALID, whatever the message does to the decoder */
 function understood(decoder: Decoder, arrival: Arrival): Decoded[] {
     try {
@@ -504,7 +503,7 @@ function sumOf({ samples }: Decoded): number {
 }
 
 /** A message's number as it is signed, else as it says; both where both are there, and then they are the same. */
-function numberOf({ boot, seq }: Decoded, sender: Sender): { boot: number | undefined; seq: number | undefined } {
+function messageNumber({ boot, seq }: Decoded, sender: Sender): { boot: number | undefined; seq: number | undefined } {
     if (sender.boot === undefined) return { boot, seq };
     if (boot !== undefined && (boot !== sender.boot || seq !== sender.seq)) throw new WattError("PAYLOAD_INVALID", "boot and seq of the message are not those of its signature.");
     return { boot: sender.boot, seq: sender.seq };

@@ -46,7 +46,7 @@ export function signedText({ method, path, boot, seq, body }: SignedRequest): st
     return `${method}|${path}|${boot}|${seq}|${createHash("sha256").update(body).digest("hex")}`;
 }
 
-/** HMAC-SHA256 of a request in hex, keyed with the text of the secret. */
+/** HMAC-SHA256 (RFC 2104) of a request in hex, keyed with the text of the secret. */
 export function hmacOf(secret: string, request: SignedRequest): string {
     return createHmac("sha256", secret).update(signedText(request)).digest("hex");
 }

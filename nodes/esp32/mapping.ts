@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { parseConfig } from "../common/config.js";
 import { WattError } from "../common/errors.js";
+import { isObject } from "../common/json.js";
 import { isPointName, unitOf } from "../common/units.js";
 import { matches } from "../mqtt/topics.js";
 import type { Arrival, DeviceSample, MappedPoint, Mapping } from "./preset.js";
-import { deviceName, factorOf, invalid, isObject, own, timeOf, Values } from "./values.js";
+import { deviceName, factorOf, invalid, own, parseTime, Values } from "./values.js";
 
 const pointSchema = z
     .strictObject({
@@ -84,7 +85,7 @@ export function mapped(mapping: Mapping, arrival: Arrival, json: unknown, zone: 
             const raw = entry.path === undefined ? item : valueAt(item, entry.path);
             if (!isObject(raw) && !Array.isArray(raw)) values.put(entry.point, raw, mappedFactor(entry));
         }
-        const ts = mapping.time === undefined ? undefined : timeOf(msOrIso(valueAt(item, mapping.time)), zone, arrival.at);
+        const ts = mapping.time === undefined ? undefined : parseTime(msOrIso(valueAt(item, mapping.time)), zone, arrival.at);
         const more = { ...(mapping.class !== undefined && { class: mapping.class }), ...(ts !== undefined && { ts }) };
         return values.sample(mappedDevice(mapping, arrival, item), arrival, more);
     });

@@ -29,6 +29,13 @@ const SUFFIXES: Readonly<Record<string, readonly [UnitKey, number] | undefined>>
     ...Object.fromEntries((Object.keys(UNITS) as UnitKey[]).map((key) => [key, [key, 1]])),
 };
 
+export const LONGEST_NAME = 64;
+
+/** True for a device's name that a topic of MQTT, a reading and a file can carry. */
+export function isDeviceName(name: string): boolean {
+    return name !== "" && name.length <= LONGEST_NAME && !/[/+#\p{C}]/u.test(name);
+}
+
 /** Any text as the first part of a point's name: "AC Power (kW)" is `ac_power_kw`; "" for one without letters. */
 export function slug(text: string): string {
     return text

@@ -4,10 +4,11 @@ import { emoncms } from "./presets/emoncms.js";
 import { esphome } from "./presets/esphome.js";
 import { haDiscovery } from "./presets/ha-discovery.js";
 import { mapping } from "./presets/mapping.js";
+import { native } from "./presets/native.js";
 import { opendtu } from "./presets/opendtu.js";
 import { origin } from "./presets/origin.js";
 import { shelly } from "./presets/shelly.js";
 import { tasmota } from "./presets/tasmota.js";
 
-/** How devices talk that are not ours. */
-export const PRESETS: readonly Preset[] = [opendtu, ahoy, tasmota, esphome, shelly, emoncms, haDiscovery, origin, mapping];
+/** How devices talk: ours, and those that are not. */
+export const PRESETS: readonly Preset[] = [native, opendtu, ahoy, tasmota, esphome, shelly, emoncms, haDiscovery, origin, mapping];

@@ -8,6 +8,7 @@ import { Ingest, isPassing, type IngestOptions, type Refusal } from "./ingest.js
 import { BROKER, type DeviceKeys } from "./keys.js";
 import { Rates } from "./limits.js";
 import type { Decoder } from "./preset.js";
+import { emoncms } from "./presets/emoncms.js";
 
 export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" | "onReading" | "onWarning" | "clock" | "files"> {
     config: Esp32Config;
@@ -40,7 +41,7 @@ export class Receiver {
         this.share = options.config.share;
         const { config, zone, keys, clock = systemClock, ...rest } = options;
         this.clock = clock;
-        const { preset, emoncms } = presetOf(config);
+        const preset = presetOf(config);
         const presetSettings = presetOptions(config, zone);
         this.topics = new Set(preset.topics(presetSettings));
         this.decoder = preset.createDecoder({ ...presetSettings, onTopic: (topic) => this.listen(topic) });
@@ -56,6 +57,7 @@ export class Receiver {
                 if (told.take(`${refusal.code} ${refusal.device}`, clock.monotonic()) === 0) options.onRefusal?.(refusal);
             },
         });
+        // Its paths are always there.
         const bulk = preset === emoncms ? this.decoder : emoncms.createDecoder(presetSettings);
         this.door = new HttpDoor({
             ingest: this.ingest,

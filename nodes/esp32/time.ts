@@ -25,7 +25,7 @@ export interface SampleTime {
  * @param sent ms since the device's start when it sent, of the same start as `sample.up`.
  * @param arrival When it came; `retained` by a broker says that nobody knows how old it is.
  */
-export function timeOf({ ts, up, ageMs, stale }: Pick<DeviceSample, "ts" | "up" | "ageMs" | "stale">, sent: number | undefined, arrival: { at: number; retained: boolean }): SampleTime | undefined {
+export function sampleTime({ ts, up, ageMs, stale }: Pick<DeviceSample, "ts" | "up" | "ageMs" | "stale">, sent: number | undefined, arrival: { at: number; retained: boolean }): SampleTime | undefined {
     const { at, retained } = arrival;
     if (ts !== undefined && ts >= EARLIEST_TRUSTED_MS && ts <= at + AHEAD_MS) return { at: Math.round(ts), source: "device" };
     if (retained) return undefined;

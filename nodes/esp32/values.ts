@@ -1,9 +1,11 @@
 import { DateTime } from "luxon";
 import { EARLIEST_TRUSTED_MS } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
+import { isObject } from "../common/json.js";
 import type { BadReason, PointValue } from "../common/reading.js";
-import { LIMITS, unitOf, unitText } from "../common/units.js";
+import { unitOf, unitText } from "../common/units.js";
 import { checkShape } from "./limits.js";
+import { isDeviceName, LONGEST_NAME } from "./names.js";
 import type { Arrival, Decoded, DeviceSample } from "./preset.js";
 
 export type JsonObject = Record<string, unknown>;
@@ -11,10 +13,10 @@ export type JsonObject = Record<string, unknown>;
 /** A source's key, the point it is, and what its value is multiplied with to be in the point's unit. */
 export type PointTable = Readonly<Record<string, readonly [point: string, factor?: number] | undefined>>;
 
-const MAX_NAME = 64;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const ABSENT = new Set(["", "nan", "unavailable", "unknown", "n/a", "none", "null"]);
 
+/** A message that is not what was expected. @param what Says what was, as a sentence. */
 export function invalid(what: string): WattError {
     return new WattError("PAYLOAD_INVALID", what);
 }
@@ -25,12 +27,8 @@ export function invalid(what: string): WattError {
  */
 export function deviceName(name: unknown): string {
     const text = typeof name === "string" || typeof name === "number" ? String(name).trim() : "";
-    if (text !== "" && text.length <= MAX_NAME && !/[/+#\p{C}]/u.test(text)) return text;
-    throw invalid(`The device has no usable name: up to ${MAX_NAME} characters, none of them /, + or #.`);
-}
-
-export function isObject(value: unknown): value is JsonObject {
-    return typeof value === "object" && value !== null && !Array.isArray(value);
+    if (isDeviceName(text)) return text;
+    throw invalid(`The device has no usable name: up to ${LONGEST_NAME} characters, none of them /, + or #.`);
 }
 
 /** What stands at a key, where `from` is an object and has it itself. */
@@ -68,7 +66,7 @@ export function parseJsonObject(text: string): JsonObject {
 }
 
 /** A number, also as text; undefined for what stands for none; `decode` for anything else. */
-export function numberOf(value: unknown): number | "decode" | undefined {
+export function parseNumber(value: unknown): number | "decode" | undefined {
     if (typeof value === "number") return Number.isFinite(value) ? value : "decode";
     if (value === null || value === undefined) return undefined;
     if (typeof value !== "string") return "decode";
@@ -84,7 +82,7 @@ export function times(value: number, factor: number): number {
 
 /** Ratios that some firmware gives as such and some in percent: no true one is as small as 1 %. */
 export function asRatio(raw: unknown): unknown {
-    const value = numberOf(raw);
+    const value = parseNumber(raw);
     return typeof value === "number" && Math.abs(value) > 1.005 ? times(value, 0.01) : value;
 }
 
@@ -92,7 +90,7 @@ export function asRatio(raw: unknown): unknown {
  * Seconds since 1970 as ms UTC; undefined for a clock that was not set.
  */
 export function secondsOf(raw: unknown): number | undefined {
-    const value = numberOf(raw);
+    const value = parseNumber(raw);
     return typeof value === "number" ? trusted(Math.round(value * 1000)) : undefined;
 }
 
@@ -100,7 +98,7 @@ export function secondsOf(raw: unknown): number | undefined {
  * A date and time in ISO 8601 as ms UTC, without a zone in `zone`; undefined for none, and for a clock that was not set. An hour that
  * comes twice when summer time ends is the one nearer to `at`.
  */
-export function timeOf(raw: unknown, zone: string, at: number): number | undefined {
+export function parseTime(raw: unknown, zone: string, at: number): number | undefined {
     if (typeof raw === "number") return secondsOf(raw);
     if (typeof raw !== "string" || raw.length > 40) return undefined;
     const time = DateTime.fromISO(raw.trim(), { zone });
@@ -120,7 +118,7 @@ export function factorOf(unit: unknown, point: string): number | undefined {
     return typeof unit === "string" && key !== undefined ? unitText(unit)?.[key] : undefined;
 }
 
-/** Collects the values of one sample. */
+/** Collects the values of one sample, whether they can be true or not. */
 export class Values {
     private readonly values: Record<string, PointValue> = {};
     private readonly bad: Record<string, BadReason> = {};
@@ -128,7 +126,7 @@ export class Values {
 
     /** @param factor Turns the value into the unit of the point; NaN where that is not possible. */
     put(point: string, raw: unknown, factor = 1): void {
-        const value = numberOf(raw);
+        const value = parseNumber(raw);
         if (value === undefined) return;
         this.isEmpty = false;
         if (value === "decode") {
@@ -136,10 +134,8 @@ export class Values {
             return;
         }
         const inUnit = times(value, factor);
-        const key = unitOf(point);
-        const [min, max] = (key && LIMITS[key]) ?? [-Number.MAX_VALUE, Number.MAX_VALUE];
-        if (inUnit >= min && inUnit <= max) this.values[point] = inUnit + 0;
-        else this.bad[point] = "range";
+        if (Number.isFinite(inUnit)) this.values[point] = inUnit + 0;
+        else this.bad[point] = "decode";
     }
 
     /** What a table knows of an object. */
@@ -154,7 +150,7 @@ export class Values {
     putPhases(point: string, raws: readonly unknown[], factor = 1): number | undefined {
         let sum: number | undefined = raws.length === 0 ? undefined : 0;
         for (const [i, raw] of raws.entries()) {
-            const value = numberOf(raw);
+            const value = parseNumber(raw);
             sum = typeof value === "number" && sum !== undefined ? sum + value : undefined;
             if (i < 3) this.put(phasePoint(point, i + 1), raw, factor);
         }
@@ -183,43 +179,7 @@ export function phasePoint(point: string, phase: number): string {
 /** What a message said: nothing where it holds no sample. */
 export function said(device: string, samples: DeviceSample[], unmapped: readonly string[] = []): Decoded[] {
     if (samples.length === 0 && unmapped.length === 0) return [];
-    return [{ device, samples, ...(unmapped.length > 0 && { unmapped: unmapped.slice(0, 20).map((name) => name.slice(0, MAX_NAME)) }) }];
-}
-
-/** What is known of the devices seen last: of at least half as many as `most` says, and never of more, so that a flood of names fills no memory. */
-export class Recent<V> {
-    private young = new Map<string, V>();
-    private old = new Map<string, V>();
-
-    constructor(private readonly most = 1000) {}
-
-    get(key: string): V | undefined {
-        const value = this.young.get(key) ?? this.old.get(key);
-        if (value !== undefined && this.old.has(key)) this.set(key, value);
-        return value;
-    }
-
-    /** Without taking it for used. */
-    has(key: string): boolean {
-        return this.young.has(key) || this.old.has(key);
-    }
-
-    set(key: string, value: V): void {
-        this.old.delete(key);
-        this.young.set(key, value);
-        if (this.young.size * 2 < this.most) return;
-        this.old = this.young;
-        this.young = new Map();
-    }
-
-    delete(key: string): void {
-        this.young.delete(key);
-        this.old.delete(key);
-    }
-
-    get size(): number {
-        return this.young.size + this.old.size;
-    }
+    return [{ device, samples, ...(unmapped.length > 0 && { unmapped: unmapped.slice(0, 20).map((name) => name.slice(0, LONGEST_NAME)) }) }];
 }
 
 /** The levels of the topic behind the prefix; undefined for one that does not begin with it. */

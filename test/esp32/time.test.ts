@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { EARLIEST_TRUSTED_MS } from "../../dist/common/clock.js";
-import { timeOf } from "../../dist/esp32/time.js";
+import { sampleTime } from "../../dist/esp32/time.js";
 
 const NOW = Date.UTC(2026, 10, 21, 12);
 const live = { at: NOW, retained: false };
@@ -10,37 +10,37 @@ const kept = { at: NOW, retained: true };
 describe("the time of a sample", () => {
     it("is the device's own where that can be", () => {
         for (const ts of [EARLIEST_TRUSTED_MS, NOW - 86_400_000, NOW, NOW + 5 * 60_000]) {
-            assert.deepEqual(timeOf({ ts, up: 5 }, 10, live), { at: ts, source: "device" });
+            assert.deepEqual(sampleTime({ ts, up: 5 }, 10, live), { at: ts, source: "device" });
         }
     });
 
     it("is counted from the arrival where the device's clock was not set, or runs ahead", () => {
         for (const ts of [0, 1_000_000, EARLIEST_TRUSTED_MS - 1, NOW + 5 * 60_000 + 1, NOW * 1000]) {
-            assert.deepEqual(timeOf({ ts, up: 40_000 }, 100_000, live), { at: NOW - 60_000, source: "uptime" });
+            assert.deepEqual(sampleTime({ ts, up: 40_000 }, 100_000, live), { at: NOW - 60_000, source: "uptime" });
         }
     });
 
     it("survives that millis() starts again after 49.7 days", () => {
-        assert.deepEqual(timeOf({ up: 2 ** 32 - 1000 }, 4000, live), { at: NOW - 5000, source: "uptime" });
+        assert.deepEqual(sampleTime({ up: 2 ** 32 - 1000 }, 4000, live), { at: NOW - 5000, source: "uptime" });
     });
 
     it("is that of the arrival where the device counted backwards, or not at all", () => {
-        assert.deepEqual(timeOf({ up: 5000 }, 4000, live), { at: NOW, source: "arrival" });
-        assert.deepEqual(timeOf({ up: 5000 }, undefined, live), { at: NOW, source: "arrival" });
-        assert.deepEqual(timeOf({}, 5000, live), { at: NOW, source: "arrival" });
+        assert.deepEqual(sampleTime({ up: 5000 }, 4000, live), { at: NOW, source: "arrival" });
+        assert.deepEqual(sampleTime({ up: 5000 }, undefined, live), { at: NOW, source: "arrival" });
+        assert.deepEqual(sampleTime({}, 5000, live), { at: NOW, source: "arrival" });
     });
 
     it("is its age before the arrival", () => {
-        assert.deepEqual(timeOf({ ageMs: 2500 }, undefined, live), { at: NOW - 2500, source: "age" });
-        assert.deepEqual(timeOf({ ageMs: -1 }, undefined, live), { at: NOW, source: "arrival" });
+        assert.deepEqual(sampleTime({ ageMs: 2500 }, undefined, live), { at: NOW - 2500, source: "age" });
+        assert.deepEqual(sampleTime({ ageMs: -1 }, undefined, live), { at: NOW, source: "arrival" });
     });
 
     it("is not known of what a broker kept, or may be old: never that of the arrival", () => {
-        assert.equal(timeOf({}, undefined, kept), undefined);
-        assert.equal(timeOf({ up: 5, ageMs: 5 }, 10, kept), undefined);
-        assert.equal(timeOf({ stale: true }, undefined, live), undefined);
-        assert.deepEqual(timeOf({ ts: NOW - 5000, stale: true }, undefined, kept), { at: NOW - 5000, source: "device" });
-        assert.deepEqual(timeOf({ ageMs: 60_000, stale: true }, undefined, live), { at: NOW - 60_000, source: "age" });
+        assert.equal(sampleTime({}, undefined, kept), undefined);
+        assert.equal(sampleTime({ up: 5, ageMs: 5 }, 10, kept), undefined);
+        assert.equal(sampleTime({ stale: true }, undefined, live), undefined);
+        assert.deepEqual(sampleTime({ ts: NOW - 5000, stale: true }, undefined, kept), { at: NOW - 5000, source: "device" });
+        assert.deepEqual(sampleTime({ ageMs: 60_000, stale: true }, undefined, live), { at: NOW - 60_000, source: "age" });
     });
 
     it("is whole, never ahead by more than 5 minutes, and only for what came live the arrival's, whatever a device says", () => {
@@ -49,7 +49,7 @@ describe("the time of a sample", () => {
         fc.assert(
             fc.property(samples, any, fc.boolean(), (sample, up, retained) => {
                 const given = Object.fromEntries(Object.entries(sample).filter(([, value]) => value !== undefined));
-                const time = timeOf(given, up, { at: NOW, retained });
+                const time = sampleTime(given, up, { at: NOW, retained });
                 if (!time) return retained || sample.stale === true;
                 const isPossible = Number.isSafeInteger(time.at) && time.at <= NOW + 5 * 60_000;
                 return isPossible && (time.source === "device" || (!retained && (time.source !== "arrival" || time.at === NOW)));

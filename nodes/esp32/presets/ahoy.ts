@@ -1,5 +1,6 @@
+import { isObject } from "../../common/json.js";
 import type { Preset } from "../preset.js";
-import { asRatio, deviceName, invalid, isObject, levelsBelow, numberOf, own, parseJson, type PointTable, said, secondsOf, textOf, Values } from "../values.js";
+import { asRatio, deviceName, invalid, levelsBelow, own, parseJson, parseNumber, type PointTable, said, secondsOf, textOf, Values } from "../values.js";
 
 const AC: PointTable = {
     P_AC: ["ac_power_w"],
@@ -41,7 +42,7 @@ export const ahoy: Preset = {
             const values = new Values();
             for (const key in body) {
                 const entry = own(channel === "0" ? AC : DC, key) as PointTable[string];
-                if (!entry || (key === "YieldTotal" && numberOf(body[key]) === 0)) continue;
+                if (!entry || (key === "YieldTotal" && parseNumber(body[key]) === 0)) continue;
                 values.put(entry[0].replace("#", channel), key === "PF_AC" ? asRatio(body[key]) : body[key], entry[1]);
             }
             const ts = levels.length === 3 ? undefined : secondsOf(own(body, "ts"));

@@ -1,8 +1,9 @@
+import { isObject } from "../../common/json.js";
 import { SHAPE } from "../limits.js";
 import { mappedName } from "../mapping.js";
 import { guessPoint } from "../names.js";
 import type { Arrival, Decoded, Preset, PresetOptions } from "../preset.js";
-import { deviceName, invalid, isObject, type JsonObject, levelsBelow, numberOf, own, parseJson, said, textOf, timeOf, Values } from "../values.js";
+import { deviceName, invalid, type JsonObject, levelsBelow, own, parseJson, parseNumber, parseTime, said, textOf, Values } from "../values.js";
 
 const MAX_ITEMS = 500;
 
@@ -28,15 +29,15 @@ function published(arrival: Arrival, options: PresetOptions): Decoded[] {
     const levels = levelsBelow(arrival.topic, options.prefix || "emon") ?? [];
     if (levels.length === 0 || levels.length > 2) throw invalid("Not a topic of emoncms: emon/<node> or emon/<node>/<key> was expected.");
     const fields = levels.length === 2 ? { [levels[1]!]: textOf(arrival) } : pairs(textOf(arrival));
-    return inputs(deviceName(levels[0]), fields, timeOf(own(fields, "time"), "UTC", arrival.at), arrival, options);
+    return inputs(deviceName(levels[0]), fields, parseTime(own(fields, "time"), "UTC", arrival.at), arrival, options);
 }
 
 function post(fields: URLSearchParams, arrival: Arrival, options: PresetOptions): Decoded[] {
     const text = fields.get("fulljson") ?? fields.get("json") ?? fields.get("data") ?? fields.get("csv");
     if (text === null) throw invalid("Not a request of emoncms: fulljson, json, csv or data was expected.");
     const values = fields.has("csv") ? positional(text.split(",")) : pairs(text);
-    const time = numberOf(fields.get("time")) ?? own(values, "time");
-    return inputs(deviceName(fields.get("node") ?? arrival.device), values, timeOf(time, "UTC", arrival.at), arrival, options);
+    const time = parseNumber(fields.get("time")) ?? own(values, "time");
+    return inputs(deviceName(fields.get("node") ?? arrival.device), values, parseTime(time, "UTC", arrival.at), arrival, options);
 }
 
 /** `[[time, node, value, …, {"key": value}], …]`, times in seconds from a reference. */
@@ -45,22 +46,22 @@ function bulk(fields: URLSearchParams, arrival: Arrival, options: PresetOptions)
     if (!Array.isArray(items) || items.length > MAX_ITEMS) throw invalid(`The bulk data must be a list of up to ${MAX_ITEMS} entries.`);
     const now = Math.floor(arrival.at / 1000);
     const given = (name: string) => {
-        const value = numberOf(fields.get(name));
+        const value = parseNumber(fields.get(name));
         if (value === "decode") throw invalid(`${name} must be a number.`);
         return value;
     };
     const [sentat, offset, time] = [given("sentat"), given("offset"), given("time")];
-    const last = numberOf((items.at(-1) as unknown[] | undefined)?.[0]);
+    const last = parseNumber((items.at(-1) as unknown[] | undefined)?.[0]);
     const isReckoned = sentat !== undefined || offset !== undefined || time === undefined;
     const reference = sentat !== undefined ? now - sentat : offset !== undefined ? now - offset : (time ?? now - (typeof last === "number" ? last : 0));
     return items.flatMap((item: unknown) => {
         if (!Array.isArray(item) || item.length < 2) throw invalid("An entry of the bulk data must be a list of time, node and values.");
         const [at, node, ...rest] = item as unknown[];
-        const seconds = numberOf(at);
+        const seconds = parseNumber(at);
         if (typeof seconds !== "number") throw invalid("An entry of the bulk data begins with its time in seconds.");
         const values: JsonObject = positional(rest.filter((value) => !isObject(value)));
         for (const named of rest.filter(isObject)) Object.assign(values, named);
-        return inputs(deviceName(node), values, timeOf(reference + seconds, "UTC", arrival.at), arrival, options, isReckoned);
+        return inputs(deviceName(node), values, parseTime(reference + seconds, "UTC", arrival.at), arrival, options, isReckoned);
     });
 }
 

@@ -1,7 +1,8 @@
+import { Recent } from "../../common/recent.js";
 import { mappedFactor, valueAt } from "../mapping.js";
 import { pointWithUnit } from "../names.js";
 import type { Arrival, Decoded, Mapping, Preset } from "../preset.js";
-import { deviceName, factorOf, invalid, type JsonObject, levelsBelow, numberOf, own, parseJson, parseJsonObject, Recent, said, textOf, Values } from "../values.js";
+import { deviceName, factorOf, invalid, type JsonObject, levelsBelow, own, parseJson, parseJsonObject, parseNumber, said, textOf, Values } from "../values.js";
 
 const MOST_SENSORS = 2000;
 /** Of one topic: more than any device has. */
@@ -98,7 +99,7 @@ function parseConfig(config: JsonObject, topic: string, mapping: Mapping | undef
     if (typeof stated !== "string" || path === null || !found) return { device, unmapped: names[0] ?? topic };
     const state = typeof base === "string" ? stated.replace(/^~|~$/, base) : stated;
     if (/[+#\0]|^\$|^$/.test(state) || state.length > 256 || ORDERS.test(state)) throw invalid(`The state topic of "${(names[0] ?? "").slice(0, 50)}" is none that sensors have.`);
-    const expires = numberOf(get("exp_aft", "expire_after"));
+    const expires = parseNumber(get("exp_aft", "expire_after"));
     return { device, sensor: { device, topic: state, path, ...found, expires: typeof expires === "number" && expires > 0 } };
 }
 

@@ -1,8 +1,9 @@
 import type { WattError } from "../../common/errors.js";
+import { isObject } from "../../common/json.js";
 import type { BadReason, PointValue } from "../../common/reading.js";
 import { isPointName, unitOf } from "../../common/units.js";
 import type { Arrival, Decoded, DeviceSample, Preset, PresetOptions } from "../preset.js";
-import { invalid as refused, isObject, levelsBelow, parseJson, textOf } from "../values.js";
+import { invalid as refused, levelsBelow, parseJson, textOf } from "../values.js";
 
 /** Topics begin with it unless the node says otherwise. */
 const PREFIX = "wattledger";

@@ -1,6 +1,8 @@
+import { isObject } from "../../common/json.js";
+import { Recent } from "../../common/recent.js";
 import { unitOf } from "../../common/units.js";
 import type { Decoded, Preset } from "../preset.js";
-import { asRatio, deviceName, factorOf, invalid, isObject, type JsonObject, levelsBelow, numberOf, own, parseJsonObject, type PointTable, Recent, said, secondsOf, textOf, Values } from "../values.js";
+import { asRatio, deviceName, factorOf, invalid, type JsonObject, levelsBelow, own, parseJsonObject, parseNumber, type PointTable, said, secondsOf, textOf, Values } from "../values.js";
 
 /** By the field's name in lower case, letters and digits only, which topics and JSON have in common; MQTT's units. */
 const AC: PointTable = {
@@ -92,7 +94,7 @@ function live(inverter: JsonObject, arrival: { retained: boolean }): Decoded[] {
             for (const [field, value] of Object.entries(fields)) putField(values, Number(channel) + first, field, own(value, "v"), own(value, "u"));
         }
     }
-    const ageMs = numberOf(own(inverter, "data_age_ms")) ?? numberOf(own(inverter, "data_age"));
+    const ageMs = parseNumber(own(inverter, "data_age_ms")) ?? parseNumber(own(inverter, "data_age"));
     const isMs = own(inverter, "data_age_ms") !== undefined;
     const age = typeof ageMs === "number" && ageMs >= 0 ? { ageMs: isMs ? ageMs : ageMs * 1000 } : {};
     return said(device, values.sample(device, arrival, { class: "inverter", ...age }));
@@ -103,7 +105,7 @@ function putField(values: Values, channel: number, field: string, raw: unknown, 
     const entry = own(channel === 0 ? AC : DC, field.toLowerCase().replaceAll(/[^a-z0-9]/g, "")) as PointTable[string];
     if (!entry) return;
     const point = entry[0].replace("#", String(channel));
-    if (/energy(_export)?_wh$/.test(point) && numberOf(raw) === 0) return;
+    if (/energy(_export)?_wh$/.test(point) && parseNumber(raw) === 0) return;
     if (unitOf(point) === "ratio") values.put(point, asRatio(raw));
     else values.put(point, raw, unit === undefined ? entry[1] : (factorOf(unit, point) ?? NaN));
 }

@@ -1,5 +1,5 @@
 import type { Preset } from "../preset.js";
-import { asRatio, deviceName, numberOf, own, parseJsonObject, said, textOf, times, Values } from "../values.js";
+import { asRatio, deviceName, own, parseJsonObject, parseNumber, said, textOf, times, Values } from "../values.js";
 
 /**
  * The flat object of power (W), irradiance (W/m²), temperature (°C), efficiency (ratio or %) and energy (kWh since the start) that the
@@ -18,7 +18,7 @@ export const origin: Preset = {
             values.put("ac_power_w", own(body, "power"));
             values.put("irradiance_poa_w_m2", own(body, "irradiance"));
             values.put("module_temperature_c", own(body, "temperature"));
-            const efficiency = numberOf(asRatio(own(body, "efficiency")));
+            const efficiency = parseNumber(asRatio(own(body, "efficiency")));
             values.put("efficiency_pct", typeof efficiency === "number" ? times(efficiency, 100) : own(body, "efficiency"));
             values.put("ac_energy_export_wh", own(body, "energy"), 1000);
             values.markAll("estimated");

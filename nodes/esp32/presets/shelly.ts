@@ -1,5 +1,7 @@
+import { isObject } from "../../common/json.js";
+import { Recent } from "../../common/recent.js";
 import type { Arrival, Decoded, DeviceSample, Preset, PresetOptions } from "../preset.js";
-import { deviceName, invalid, isObject, type JsonObject, levelsBelow, numberOf, own, parseJsonObject, phasePoint, type PointTable, Recent, said, secondsOf, textOf, Values } from "../values.js";
+import { deviceName, invalid, type JsonObject, levelsBelow, own, parseJsonObject, parseNumber, phasePoint, type PointTable, said, secondsOf, textOf, Values } from "../values.js";
 
 /** Of a channel that measures one phase: switch, pm1, cover, light, em1. */
 const CHANNEL: PointTable = {
@@ -83,15 +85,15 @@ function components(device: string, status: JsonObject, isWhole: boolean, arriva
 
 /** What later notifications may leave out and still count on. */
 function kept(fields: JsonObject): JsonObject {
-    const totals = ["aenergy", RETURNED].map((key) => [key, numberOf(own(own(fields, key), "total"))] as const);
+    const totals = ["aenergy", RETURNED].map((key) => [key, parseNumber(own(own(fields, key), "total"))] as const);
     return Object.fromEntries(totals.filter(([, total]) => total !== undefined).map(([key, total]) => [key, { total }]));
 }
 
 /** Forwards less what was returned; nothing while it is not known whether the device counts that. */
 function putEnergy(values: Values, changed: JsonObject, { fields, toldEnergy }: Component, { forward = "import" }: PresetOptions): void {
     if (own(changed, "aenergy") === undefined && own(changed, RETURNED) === undefined) return;
-    const all = numberOf(own(own(fields, "aenergy"), "total"));
-    const returned = numberOf(own(own(fields, RETURNED), "total"));
+    const all = parseNumber(own(own(fields, "aenergy"), "total"));
+    const returned = parseNumber(own(own(fields, RETURNED), "total"));
     if (typeof all !== "number" || typeof returned === "string" || (returned === undefined && !toldEnergy)) return;
     values.put(`ac_energy_${forward}_wh`, Number((all - (returned ?? 0)).toFixed(6)));
     values.put(`ac_energy_${other(forward)}_wh`, returned);

@@ -1,6 +1,7 @@
+import { isObject } from "../../common/json.js";
 import { valueAt, mappedFactor } from "../mapping.js";
 import type { Preset, PresetOptions } from "../preset.js";
-import { deviceName, invalid, isObject, type JsonObject, levelsBelow, own, parseJsonObject, type PointTable, said, textOf, timeOf, Values } from "../values.js";
+import { deviceName, invalid, type JsonObject, levelsBelow, own, parseJsonObject, parseTime, type PointTable, said, textOf, Values } from "../values.js";
 
 /** `#` is the direction that the meter counts forwards. */
 const ENERGY: PointTable = {
@@ -50,7 +51,7 @@ export const tasmota: Preset = {
                 else unmapped.push(...putMeter(values, part, fields, options));
             }
             for (const entry of options.mapping?.points ?? []) if (entry.path !== undefined) values.put(entry.point, valueAt(data, entry.path), mappedFactor(entry));
-            const ts = timeOf(own(data, "Time"), options.zone, arrival.at);
+            const ts = parseTime(own(data, "Time"), options.zone, arrival.at);
             return said(device, values.sample(device, arrival, { class: options.forward === "export" ? "inverter" : "meter", ...(ts !== undefined && { ts }) }), unmapped);
         },
     }),
