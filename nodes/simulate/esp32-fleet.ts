@@ -3,7 +3,7 @@ import { z } from "zod";
 import { Backoff } from "../common/backoff.js";
 import { systemClock, type Clock } from "../common/clock.js";
 import { WattError } from "../common/errors.js";
-import type { PointValue } from "../common/reading.js";
+import { createReading, type PointValue, type ReadingMessage } from "../common/reading.js";
 import { LenientState } from "../common/statefile.js";
 import type { StatusKind } from "../common/status.js";
 import { type MeterConfig, type MeterSample, type MeterState, SolarMeter } from "./esp32-meter.js";
@@ -26,7 +26,7 @@ export interface FleetConfig extends Omit<MeterConfig, "ratedW"> {
     /** Names are this and a number from 1. */
     prefix: string;
     intervalMs: number;
-    /** Samples a message, at least. */
+    /** Samples a message, at least; 100 at most. */
     batch: number;
     /** A new fleet begins so long ago. */
     historyMs: number;
@@ -40,7 +40,7 @@ export interface FleetEvents {
     onStatus(kind: StatusKind, text: string): void;
     onError(error: Error): void;
     /** What is true of all devices together, once a second at most, after something was sent. */
-    onTruth(points: Record<string, PointValue>, timestamp: number): void;
+    onTruth(reading: ReadingMessage): void;
 }
 
 interface Device {
@@ -101,6 +101,7 @@ export class Esp32Fleet {
     private readonly faults = new Map<number | undefined, FleetFault>();
     private readonly count = { kept: 0, refused: 0, samples: 0 };
     private told = { answered: 0, at: -Infinity };
+    private truths = 0;
     private saved = -Infinity;
     private readonly store: LenientState;
 
@@ -249,7 +250,7 @@ export class Esp32Fleet {
         const due = Math.floor((until - device.meter.state.at) / intervalMs);
         if (due < batch) return undefined;
         const samples: MeterSample[] = [];
-        while (samples.length < Math.min(due, Math.max(batch, MAX_BATCH))) samples.push(device.meter.sample(device.meter.state.at + intervalMs));
+        while (samples.length < Math.min(due, MAX_BATCH)) samples.push(device.meter.sample(device.meter.state.at + intervalMs));
         device.power = samples.at(-1)!.values["ac_power_w"]!;
         this.count.samples += samples.length;
         const seq = device.seq++;
@@ -281,7 +282,9 @@ export class Esp32Fleet {
         const monotonic = this.clock.monotonic();
         if (answered === this.told.answered || (!isPresent && monotonic - this.told.at < LONG_PAUSE_MS)) return;
         this.told = { answered, at: monotonic };
-        this.events.onTruth(this.truth(), now);
+        const { site, seed } = this.config;
+        const meta = { site, device: `SIM${seed}-ESP32`, class: "plant", seq: this.truths++, quality: "good", simulated: true } as const;
+        this.events.onTruth(createReading(meta, now, this.truth()));
     }
 
     private truth(): Record<string, PointValue> {

@@ -1,6 +1,8 @@
 import { createHash, type KeyObject, sign } from "node:crypto";
+import type { Server } from "node:http";
 import { statementOf } from "../carbon/capsule.js";
 import { hmacOf } from "../esp32/keys.js";
+import { type Clock, systemClock } from "../common/clock.js";
 import { privateKeyOf, rawPublicKey } from "../common/ed25519.js";
 import type { HttpClient } from "../common/http.js";
 import { retryAfterMs } from "../common/http.js";
@@ -59,6 +61,14 @@ export function publicKey(key: KeyObject): string {
     return rawPublicKey(key).toString("base64");
 }
 
+/** Where the wl-esp32 of this Node-RED listens, unless its path was changed; undefined while Node-RED does not listen yet. */
+export function ownUrl({ server, settings }: { server?: Server; settings: { httpNodeRoot?: unknown } }): string | undefined {
+    const address = server?.address();
+    if (!server || !address || typeof address !== "object") return undefined;
+    const root = typeof settings.httpNodeRoot === "string" ? settings.httpNodeRoot.replace(/\/+$/, "") : "";
+    return `${"setSecureContext" in server ? "https" : "http"}://127.0.0.1:${address.port}${root}/wattledger/esp32`;
+}
+
 export type HttpAuth = "none" | "bearer" | "hmac";
 
 /** Statuses that repeating does not change; a key (401, 403) and a path (404) are put right by a person meanwhile. */
@@ -68,7 +78,7 @@ const FINAL = new Set([400, 405, 409, 413, 415, 422]);
  * Over HTTP, with the key of a device or of all.
  * @param urlNow Where to; undefined while that is not known.
  */
-export function httpTransport(client: HttpClient, urlNow: () => string | undefined, auth: HttpAuth, secret: string): Transport {
+export function httpTransport(client: HttpClient, urlNow: () => string | undefined, auth: HttpAuth, secret: string, clock: Clock = systemClock): Transport {
     return {
         send: async ({ device, boot, seq, body }, { isForged = false, signal }) => {
             const url = urlNow();
@@ -84,7 +94,7 @@ export function httpTransport(client: HttpClient, urlNow: () => string | undefin
             try {
                 const { status, headers: answer } = await client.request({ method: "POST", url, headers, body, timeoutMs: 10_000, signal });
                 if (status >= 200 && status < 300) return { kind: "kept" };
-                const afterMs = retryAfterMs(answer["retry-after"], Date.now(), 3_600_000);
+                const afterMs = retryAfterMs(answer["retry-after"], clock.now(), 3_600_000);
                 return { kind: FINAL.has(status) ? "refused" : "again", reason: `HTTP ${status}`, ...(afterMs !== undefined && { afterMs }) };
             } catch (error) {
                 return { kind: "again", reason: errorCode(error) === "HTTP_TIMEOUT" ? "no answer" : "unreachable" };

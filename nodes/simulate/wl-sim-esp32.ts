@@ -4,12 +4,11 @@ import { booleanField, choiceField, configNode, configure, numberField, parseCon
 import { WattError } from "../common/errors.js";
 import { createHttpClient } from "../common/http.js";
 import { Lifecycle } from "../common/lifecycle.js";
-import { createReading } from "../common/reading.js";
 import { stateFileOf } from "../common/statefile.js";
 import { siteOf } from "../common/wl-site.js";
 import type { MqttLinkNode } from "../mqtt/wl-mqtt-link.js";
 import { Esp32Fleet, FLEET_FAULTS } from "./esp32-fleet.js";
-import { httpTransport, mqttTransport, type Transport } from "./esp32-sender.js";
+import { httpTransport, mqttTransport, ownUrl, type Transport } from "./esp32-sender.js";
 
 const schema = () =>
     z.object({
@@ -37,13 +36,6 @@ interface SimDef extends NodeDef {
     link?: string;
 }
 
-/** Where the wl-esp32 of this Node-RED listens, unless its path was changed; undefined while Node-RED does not listen yet. */
-function ownUrl({ server, settings }: NodeAPI): string | undefined {
-    const address = server?.address();
-    const root = typeof settings.httpNodeRoot === "string" ? settings.httpNodeRoot.replace(/\/+$/, "") : "";
-    return address && typeof address === "object" ? `${"setSecureContext" in server ? "https" : "http"}://127.0.0.1:${address.port}${root}/wattledger/esp32` : undefined;
-}
-
 export default (RED: NodeAPI): void => {
     RED.nodes.registerType<Node<Credentials>, SimDef, object, Credentials>(
         "wl-sim-esp32",
@@ -67,7 +59,6 @@ export default (RED: NodeAPI): void => {
                     lifecycle.onClose(() => client.close());
                     transport = httpTransport(client, () => url || ownUrl(RED), auth, secret);
                 }
-                let seq = 0;
                 const fleet = new Esp32Fleet(
                     {
                         ...config,
@@ -83,10 +74,7 @@ export default (RED: NodeAPI): void => {
                     {
                         onStatus: (kind, text) => lifecycle.status.set(kind, text),
                         onError: (error) => this.error(error, {}),
-                        onTruth: (points, timestamp) => {
-                            const meta = { site: siteId, device: `SIM${config.seed}-ESP32`, class: "plant", seq: seq++, quality: "good", simulated: true } as const;
-                            this.send(createReading(meta, timestamp, points));
-                        },
+                        onTruth: (reading) => this.send(reading),
                     },
                     stateFileOf(RED, this, "simulate").stateFile,
                 );

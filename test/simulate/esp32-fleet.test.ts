@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { isSigned } from "../../dist/carbon/capsule.js";
 import { sampleOf } from "../../dist/carbon/settlement.js";
 import { createHttpClient } from "../../dist/common/http.js";
-import type { PointValue } from "../../dist/common/reading.js";
+import type { PointValue, ReadingMessage } from "../../dist/common/reading.js";
 import { StateFile } from "../../dist/common/statefile.js";
 import { Esp32Fleet, FLEET_FAULTS, type FleetConfig, type FleetFault, parseFleetFault } from "../../dist/simulate/esp32-fleet.js";
 import { SolarMeter } from "../../dist/simulate/esp32-meter.js";
@@ -65,7 +65,7 @@ describe("simulated ESP32 meters", () => {
 
     function fleetOf(config: Partial<FleetConfig> = {}, transport: Transport = http()): Esp32Fleet {
         const all = { site: "home", seed: 3, latitude: 33.6, longitude: -7.6, ratedPowerW: 9000, devices: 2, prefix: "sim-", intervalMs: 10_000, batch: 1, historyMs: HOUR, speed: 1e6, signWith: "", ...config };
-        const events = { onStatus: (kind: string, text: string) => happened(() => statuses.push(`${kind} ${text}`)), onError: (error: Error) => errors.push(error), onTruth: (points: Record<string, PointValue>) => truths.push(points) };
+        const events = { onStatus: (kind: string, text: string) => happened(() => statuses.push(`${kind} ${text}`)), onError: (error: Error) => errors.push(error), onTruth: ({ payload }: ReadingMessage) => truths.push(payload) };
         return new Esp32Fleet(all, transport, events, new StateFile(path.join(folder, "fleet.json")));
     }
 
