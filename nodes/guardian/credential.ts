@@ -58,7 +58,7 @@ export function parseMrvConfig(content: string): MrvConfig {
     try {
         found = parseConfig(mrvSchema, json);
     } catch (error) {
-        throw wrong(`it is not the file that Guardian gives out for mrv-sender. ${(error as Error).message}`);
+        throw wrong(`it is not the file that Guardian gives out for mrv-sender. ${(error as Error).message.replace(/^Check the settings: /, "")}`);
     }
     const { did, installer, policyId, policyTag, type, schema, context, didDocument, hederaAccountId, ref } = found;
     const method = didDocument.verificationMethod.find((known) => known.type === "Ed25519VerificationKey2018");

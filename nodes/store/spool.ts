@@ -433,7 +433,7 @@ export class Spool {
         const isOver = () => this.log.segments.length > 0 && this.log.bytes + bytes > this.limits.maxBytes;
         if (this.limits.keepAll && isOver()) {
             await this.removePassed();
-            if (isOver()) throw new WattError("SPOOL_FULL", "too much waits to be taken on");
+            if (isOver()) throw new WattError("SPOOL_FULL", `${Math.round(this.limits.maxBytes / 2 ** 20)} MB wait for the flow: make it faster`);
             return;
         }
         while (isOver()) await this.dropOldest("bytes");
