@@ -20,6 +20,7 @@ export async function previewOf(store: string, { fields, project }: AmsConfig, i
     await snapshot(file, copy);
     const kept = keptBy(path.join(copy, path.basename(file)));
     const site = { siteId: kept.project?.id ?? id, name: kept.project?.name ?? "", zone: "UTC", latitude: 0, longitude: 0, currency: "", ratedPowerW: kept.project?.capacityW ?? 0 };
+    // All that waits is shown as one: reports of the book's own calendar would be made by the check and leave only the last.
     const rules = rulesOf({ ...kept.fields, ...fields, calendar: "year" }, site, packageVersion());
     // Before the first report nobody wrote down what the plant is rated for.
     if (rules.project.capacityW === 0) rules.project.capacityW = rules.meters.reduce((sum, { ratedW }) => sum + ratedW, 0);

@@ -1,4 +1,4 @@
-import { airAt, skyIndex } from "./plant.js";
+import { airAt, skyIndex, TEMPERATURE_COEFFICIENT } from "./plant.js";
 import { noise } from "./noise.js";
 import { clearSky, inverterOutput, moduleTemperature, planeOfArray, splitIrradiance, sunPosition } from "./solar.js";
 
@@ -18,9 +18,9 @@ export interface MeterState {
     importWh: number;
 }
 
-/** DC over AC rating. */
+/** DC over AC rating: an assumption, somewhat more modules than the inverter needs. */
 const DC_RATIO = 1.2;
-/** Of rated power, by day and night. */
+/** What the inverter draws of rated power, by day and night: an assumption, 9 W of 15 kW. */
 const STANDBY = 0.0006;
 /** Longest step of integration, ms. */
 const STEP_MS = 60_000;
@@ -80,7 +80,7 @@ export class SolarMeter {
         const air = airAt(seed, ms, latitude, longitude);
         const poa = planeOfArray(light, sun, { elevation: 60, azimuth: latitude < 0 ? 0 : 180 });
         const module = moduleTemperature(poa, air.ambient, air.wind);
-        const dc = ((ratedW * DC_RATIO * poa) / STC) * (1 - 0.0035 * (module - 25));
+        const dc = ((ratedW * DC_RATIO * poa) / STC) * (1 + TEMPERATURE_COEFFICIENT * (module - 25));
         return { power: ratedW * STANDBY - inverterOutput(Math.max(0, dc), ratedW).ac, poa, module };
     }
 }

@@ -83,8 +83,8 @@ const INVERTERS: { share: number; arrays: PvArray[] }[] = [
 
 /** DC over AC rating. */
 const DC_RATIO = 1.25;
-/** Per kelvin. */
-const TEMPERATURE_COEFFICIENT = -0.0035;
+/** Of power per kelvin: data sheets of crystalline silicon say -0.3 to -0.4 %. */
+export const TEMPERATURE_COEFFICIENT = -0.0035;
 /** Wiring, mismatch and dirt. */
 const DC_LOSSES = 0.93;
 /** Below this share of its rating an inverter waits. */
