@@ -8,7 +8,7 @@ import { ambiguous, base58, fieldsOf, hederaDid, parseMrvConfig, publicKeyOf, si
 type Json = Record<string, unknown>;
 type Loader = (url: string) => Promise<{ documentUrl: string; document: unknown }>;
 
-/** What Guardian itself checks credentials with. */
+/** What current Guardian itself checks credentials with. */
 const { verifyCredential } = require("@digitalbazaar/vc") as { verifyCredential: (options: object) => Promise<{ verified: boolean; error?: unknown }> };
 const { Ed25519Signature2018 } = require("@digitalbazaar/ed25519-signature-2018") as { Ed25519Signature2018: { new (): object; CONTEXT_URL: string; CONTEXT: unknown } };
 const { contexts } = require("@digitalbazaar/credentials-context") as { contexts: Map<string, unknown> };
@@ -81,7 +81,7 @@ describe("a credential as mrv-sender makes it", function () {
 
     for (const term of TERMS) {
         for (const typeId of TYPE_IDS) {
-            it(`is verified by the library that Guardian uses, with fields ${JSON.stringify(term)} of ${typeId}`, async () => {
+            it(`is verified by the library that current Guardian uses, with fields ${JSON.stringify(term)} of ${typeId}`, async () => {
                 const context = contextOf(term, typeId);
                 const made = config({ schema: { "@context": context } });
                 const credential = signCredential(made, { id: ID, issuedMs: ISSUED, values: VALUES });
