@@ -1,5 +1,6 @@
 // The project as the stand-in's registry validates it, with the factor of the reports; WL_PROJECT (JSON) replaces any of it. `simulated`
-// keeps it away from a real registry: file a real project there once, in Guardian's own pages or with wl-guardian-project.
+// keeps it away from a real registry: file a real project there once, in Guardian's own pages or with wl-guardian-project. The placeholders
+// are those of nodes/cli/carbon.ts.
 const [factor] = JSON.parse(env.get("WL_FACTORS"));
 const year = new Date().getUTCFullYear();
 const facts = {

@@ -9,7 +9,7 @@ export interface AmsConfig {
     sampleS?: number;
     /** The Guardian connection, secrets included: keep it in memory. */
     guardian: { url?: string; username?: string; password?: string; tenantId?: string; policyId?: string };
-    /** The project as wl-guardian-project takes it; not of the origin. */
+    /** The project as wl-guardian-project takes it; no such file had it before. */
     project?: unknown;
     /** What it holds for other nodes, as sentences without secrets. */
     elsewhere: string[];
@@ -36,7 +36,7 @@ const NOWHERE = {
 } as const;
 
 /**
- * Reads an ams_config.json of the origin; it may hold `meters`, `factors` and `project` too, in the form of our nodes.
+ * Reads an ams_config.json; it may hold `meters`, `factors` and `project` too, in the form of our nodes.
  * @throws WattError AMS_CONFIG_INVALID
  */
 export function readAmsConfig(text: unknown): AmsConfig {

@@ -13,7 +13,7 @@ import { previewOf } from "./kept-book.js";
 import { PERIOD, SITE, Trial } from "./trial.js";
 import type { ExitCode, Print } from "./verify.js";
 
-export const CARBON_HELP = `wattledger carbon --test [--config FILE]
+const CARBON_HELP = `wattledger carbon --test [--config FILE]
   The whole way in ${PERIOD.name}, in seconds: simulated ESP32 devices, aggregation, evidence, project and report filed with a stand-in
   for Guardian on this machine, approved, minted. Nothing leaves the machine, nothing stays on it.
 
@@ -27,7 +27,7 @@ Exit code: 0 it works, or could be filed; 1 it does not, or would be refused; 2 
 /** Without a record of one's own: no file stands behind it, which a trial says and a report would refuse. */
 const TRIAL_FACTOR = { om: 0.729, bm: 0.326, source: "UNFCCC IFI default grid factors 2021; TOOL07 default build margin", vintage: "2021" };
 const EMPTY: AmsConfig = { fields: {}, guardian: {}, elsewhere: [], notes: [] };
-/** The origin's, where the file names none. */
+/** Where the file names none, s. */
 const SAMPLE_S = 300;
 const LEAST_SAMPLE_S = 60;
 
@@ -189,13 +189,13 @@ function describe({ fields, elsewhere, notes, sampleS, project }: AmsConfig, fil
     const sampled = sampleS === undefined || sampleS >= LEAST_SAMPLE_S ? `${sampleS ?? SAMPLE_S} s` : `${sampleS} s (${LEAST_SAMPLE_S} s here)`;
     return [
         `interval ${intervalHours} h, at least ${minPoints} points, check every ${checkMinutes} min, a sample every ${sampled}`,
-        file === undefined ? "the origin's defaults; --config reads an ams_config.json" : [`from ${path.basename(file)}`, ...own].join(", "),
+        file === undefined ? "the defaults; --config reads an ams_config.json" : [`from ${path.basename(file)}`, ...own].join(", "),
         ...elsewhere,
         ...notes,
     ];
 }
 
-/** What the origin showed of a period, and each deduction. */
+/** Energy, reduction and rates of a period, and each deduction. */
 function figures(report: Report, sampleS: number): string[] {
     const { figures: all, factor, lines, meters, period } = report;
     const expected = (meters.length * (period.toMs - period.fromMs)) / 1000 / sampleS;
@@ -208,7 +208,7 @@ function figures(report: Report, sampleS: number): string[] {
     ];
 }
 
-/** What the file says of the project, or placeholders that make it one of this report. */
+/** What the file says of the project, or placeholders that make it one of this report; flows/carbon/project.js has the same. */
 function projectFacts({ project }: AmsConfig, { factor, project: { id }, period, figures: { egMWh } }: Report): unknown {
     const { om, bm, wOm, source, vintage } = factor as Factor;
     const year = new Date(period.fromMs).getUTCFullYear();

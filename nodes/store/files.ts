@@ -60,7 +60,7 @@ export async function replaceFile(files: Files, file: string, content: string, m
 }
 
 /**
- * Writes buffers at a position. A full disk takes part of a write without an error (storage-ingest: 11,152 of 14,000 bytes),
+ * Writes buffers at a position. A full disk takes part of a write without an error (measured: 11,152 of 14,000 bytes),
  * so a short count is one: ENOSPC.
  */
 export async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<number> {
