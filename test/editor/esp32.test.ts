@@ -10,6 +10,7 @@ import { launchBrowser, openEditor, shoot } from "./browser.js";
 interface Editor {
     nodes: { node(id: string): FlowNode | null };
     editor: { edit(node: object): void };
+    actions: { invoke(name: string, argument: unknown): void };
 }
 declare const RED: Editor;
 
@@ -89,5 +90,23 @@ describe("the dialog of wl-esp32", () => {
         await page.click("#node-dialog-ok");
         await page.waitForSelector(".red-ui-tray", { state: "detached" });
         assert.deepEqual(await page.evaluate((id) => RED.nodes.node(id)!["devices"], ID), []);
+    });
+
+    it("takes no more room on a phone than Node-RED's own", async () => {
+        const phone = await openEditor(browser, nodeRed.url, { width: 390, height: 844 });
+        ({ page } = phone);
+        await page.waitForFunction((id) => RED.nodes.node(id), ID);
+        for (const side of ["sidebar", "palette"]) await page.evaluate((name) => RED.actions.invoke(`core:toggle-${name}`, false), side);
+        await open();
+        await page.selectOption("#node-input-preset", "tasmota");
+        await page.click("#dialog-form details summary");
+        await page.click("#wl-esp32-devices button:has(.fa-key)");
+        await madeKey();
+        await shoot(page, "esp32-phone");
+        // Node-RED gives no dialog less than 500 pixels.
+        const width = await page.$eval(".red-ui-tray-body", (body) => body.clientWidth);
+        assert.ok(width <= 500, `${width} pixels wide`);
+        assert.deepEqual(phone.faults, []);
+        await page.context().close();
     });
 });
