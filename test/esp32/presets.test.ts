@@ -12,7 +12,7 @@ import { parseMapping, valueAt } from "../../dist/esp32/mapping.js";
 import type { Arrival, Decoded, Preset, PresetOptions } from "../../dist/esp32/preset.js";
 import { PRESETS } from "../../dist/esp32/presets.js";
 import { matches } from "../../dist/mqtt/topics.js";
-import { parseNumber, parseTime, times } from "../../dist/esp32/values.js";
+import { parseNumber, parseTime, textOf, times } from "../../dist/esp32/values.js";
 import { IngestRig } from "./rig.js";
 
 /** Sat 2026-11-21 17:20:00 UTC */
@@ -202,6 +202,13 @@ describe("what presets share", () => {
         for (const [raw, value] of [["42.0", 42], [" -1.5e3 ", -1500], [".5", 0.5], ["nan", undefined], ["NaN", undefined], ["unavailable", undefined], ["unknown", undefined], ["n/a", undefined], ["", undefined], [null, undefined], ["0x10", "decode"], ["1,5", "decode"], ["1e999", "decode"], [true, "decode"], [{}, "decode"], [[1], "decode"], ["12 W", "decode"]] as const) {
             assert.equal(parseNumber(raw), value, JSON.stringify(raw));
         }
+    });
+
+    it("reads a long text in a time by its length, not by its square", () => {
+        const most = 1_000_000;
+        assert.equal(parseNumber(`${"1".repeat(most)}x`), "decode");
+        assert.equal(textOf({ body: Buffer.from(`${"\0".repeat(most)}x`) }).length, most + 1);
+        assert.equal(textOf({ body: Buffer.from(` 5\0\0`) }), "5");
     });
 
     it("makes Wh of kWh without dust", () => {
