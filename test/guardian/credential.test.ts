@@ -205,6 +205,7 @@ describe("the file of a policy for mrv-sender", () => {
                 JSON.stringify(change),
             );
         }
+        assert.throws(() => config({ did: "device" }), { message: "The MRV configuration cannot be used: it is not the file that Guardian gives out for mrv-sender. did must be a DID. Download it from the policy in Guardian." });
         for (const text of ["", "null", "[]", "{", '"x"']) assert.throws(() => parseMrvConfig(text), { code: "MRV_CONFIG" });
     });
 
