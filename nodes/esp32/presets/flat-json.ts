@@ -6,8 +6,8 @@ import { asRatio, deviceName, own, parseJsonObject, parseNumber, said, textOf, t
  * ESP32 of the first solar monitors sends. Its clock is a fixed date and is not looked at. Its firmware takes the voltage for granted and
  * makes up what it has no sensor for, so all of it is marked as estimated and none is claimed; a true meter takes the native envelope.
  */
-export const origin: Preset = {
-    id: "origin",
+export const flatJson: Preset = {
+    id: "flat-json",
     topics: ({ prefix }) => [`${prefix || "esp32"}/+`, `${prefix || "esp32"}/+/data`],
     createDecoder: ({ prefix }) => ({
         decode: (arrival) => {
