@@ -25,7 +25,7 @@ export const esp32Schema = z.object({
     forward: choiceField(["import", "export"], "import"),
     mapping: textField(""),
     devices: deviceList,
-    strangers: booleanField(false),
+    anonymous: booleanField(false),
     bodyKb: numberField({ min: 1, max: 1024, default: 64 }),
     samples: numberField({ min: 1, max: 10_000, default: 500, integer: true }),
     ratePerS: numberField({ min: 0.01, max: 10_000, default: 50 }),
@@ -60,12 +60,12 @@ export function parseSecrets(credential: unknown): Secrets {
 }
 
 /** The keys of the listed devices, and those of them that have none. */
-export function keysOf({ devices, strangers }: Pick<Esp32Config, "devices" | "strangers">, secrets: Secrets): { keys: DeviceKeys; missing: string[] } {
+export function keysOf({ devices, anonymous }: Pick<Esp32Config, "devices" | "anonymous">, secrets: Secrets): { keys: DeviceKeys; missing: string[] } {
     const listed = devices.flatMap(({ device }): DeviceKey[] => {
         const secret = Object.hasOwn(secrets, device) ? secrets[device] : undefined;
         return typeof secret === "string" && secret !== "" ? [{ device, secret }] : [];
     });
-    return { keys: new DeviceKeys(listed, strangers), missing: devices.map(({ device }) => device).filter((device) => !listed.some((key) => key.device === device)) };
+    return { keys: new DeviceKeys(listed, anonymous), missing: devices.map(({ device }) => device).filter((device) => !listed.some((key) => key.device === device)) };
 }
 
 /**

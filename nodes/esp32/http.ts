@@ -50,14 +50,14 @@ const RETRY_S = 10;
 const BODY_MS = 10_000;
 const NOTHING = Buffer.alloc(0);
 /** Wrong or missing keys from one address: a second, and at once. */
-const STRANGER_RATES = { ratePerS: 1, burst: 20, devices: 1000 };
+const GUESS_RATES = { ratePerS: 1, burst: 20, devices: 1000 };
 
 /** Devices over HTTP: answers every request, with 2xx only for what is on disk. */
 export class HttpDoor {
     /** What follows the node's path, to be handled; "" is the path itself. */
     readonly paths: readonly string[];
     private readonly clock: Clock;
-    private readonly strangers = new Rates(STRANGER_RATES);
+    private readonly guesses = new Rates(GUESS_RATES);
 
     constructor(private readonly options: HttpDoorOptions) {
         this.paths = ["", ...Object.keys(options.below)];
@@ -136,14 +136,14 @@ export class HttpDoor {
             return keys.signed(device, mac, { ...signed, boot, seq });
         }
         const token = tokenIn(request.headers.authorization) ?? query["apikey"] ?? formKey(request, signed.body);
-        return token === undefined ? keys.stranger() : keys.bearer(token);
+        return token === undefined ? keys.anonymous() : keys.bearer(token);
     }
 
     /** Who tries keys is slowed down. */
     private turnedAway(error: WattError, request: IncomingMessage): WattError {
         if (STATUS[error.code] !== 401) return error;
         const address = request.socket.remoteAddress ?? "";
-        const wait = this.strangers.take(address, this.clock.monotonic());
+        const wait = this.guesses.take(address, this.clock.monotonic());
         return wait === 0 ? error : new RateLimited("An address without a valid key", wait);
     }
 }

@@ -34,7 +34,7 @@ export interface SignedRequest {
 }
 
 /** Anybody, where the installer allows it: no device that has a key. */
-export const STRANGER = "stranger";
+const ANONYMOUS = "anonymous";
 
 /** A new secret: 256 bits, in letters that every string of C takes. */
 export function newSecret(random: (size: number) => Buffer = randomBytes): string {
@@ -42,7 +42,7 @@ export function newSecret(random: (size: number) => Buffer = randomBytes): strin
 }
 
 /** The text under an HMAC: method|path|boot|seq|SHA-256 of the body in hex. */
-export function signedText({ method, path, boot, seq, body }: SignedRequest): string {
+function signedText({ method, path, boot, seq, body }: SignedRequest): string {
     return `${method}|${path}|${boot}|${seq}|${createHash("sha256").update(body).digest("hex")}`;
 }
 
@@ -58,10 +58,10 @@ export class DeviceKeys {
     private readonly exact = new Map<string, DeviceKey>();
     private readonly families: DeviceKey[] = [];
 
-    /** @param allowsStrangers Devices without a key may send too. */
+    /** @param allowsAnonymous Devices without a key may send too. */
     constructor(
         keys: readonly DeviceKey[],
-        readonly allowsStrangers = false,
+        readonly allowsAnonymous = false,
     ) {
         for (const key of keys) {
             this.bySecret.set(hashOf(key.secret), key);
@@ -108,9 +108,9 @@ export class DeviceKeys {
      * Somebody without a key.
      * @throws WattError KEY_MISSING where only devices with a key may send
      */
-    stranger(): Sender {
-        if (!this.allowsStrangers) throw new WattError("KEY_MISSING", "A key is needed: send it as Authorization: Bearer KEY, or sign the request. The dialog of the node makes one for each device.");
-        return { name: STRANGER, maySend: (device) => this.of(device) === undefined };
+    anonymous(): Sender {
+        if (!this.allowsAnonymous) throw new WattError("KEY_MISSING", "A key is needed: send it as Authorization: Bearer KEY, or sign the request. The dialog of the node makes one for each device.");
+        return { name: ANONYMOUS, maySend: (device) => this.of(device) === undefined };
     }
 
     unknown(device: string): WattError {

@@ -25,7 +25,7 @@ describe("the dialog of wl-esp32", () => {
     before(async () => {
         userDir = await makeUserDir();
         const flows = JSON.parse(await readFile(path.join(root, "examples", "esp32", "01 Take what an ESP32 sends.json"), "utf8")) as FlowNode[];
-        nodeRed = await startNodeRed({ userDir, flows: flows.map((node) => (node.id === ID ? { ...node, strangers: false } : node)) });
+        nodeRed = await startNodeRed({ userDir, flows: flows.map((node) => (node.id === ID ? { ...node, anonymous: false } : node)) });
         browser = await launchBrowser();
         ({ page, faults } = await openEditor(browser, nodeRed.url));
         await page.waitForFunction((id) => RED.nodes.node(id), ID);

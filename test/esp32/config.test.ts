@@ -15,7 +15,7 @@ describe("the keys of wl-esp32", () => {
             }
             const { name: made, secret, keys } = addKey(undefined, name);
             assert.equal(made, usable);
-            assert.equal(keysOf({ devices: [{ device: made }], strangers: false }, parseSecrets(keys)).keys.bearer(secret).device, made.endsWith("*") ? undefined : made);
+            assert.equal(keysOf({ devices: [{ device: made }], anonymous: false }, parseSecrets(keys)).keys.bearer(secret).device, made.endsWith("*") ? undefined : made);
         });
         fc.assert(property, { examples: [["My inverter"], ["__proto__"]] });
     });

@@ -125,8 +125,8 @@ describe("ingest over HTTP", () => {
         assert.doesNotMatch(JSON.stringify(rig.refusals), /wrong|other-key|family-key/);
     });
 
-    it("takes a stranger where that is allowed, but not under the name of a device with a key", async () => {
-        rig.allowsStrangers = true;
+    it("takes who has no key where that is allowed, but not under the name of a device with a key", async () => {
+        rig.allowsAnonymous = true;
         await rig.open();
         assert.equal((await rig.post({ ...envelope(1), id: "free" }, {})).status, 200);
         assert.equal((await rig.post(envelope(1), {})).status, 403);
@@ -202,7 +202,7 @@ describe("ingest over HTTP", () => {
     });
 
     it("has room for a device with a key, however many names came without one, and keeps no name of what it refused", async () => {
-        rig.allowsStrangers = true;
+        rig.allowsAnonymous = true;
         let now = Date.now();
         const clock = { ...systemClock, now: () => now };
         await rig.open({ limits: { devices: 3 }, clock }, { clock });

@@ -18,7 +18,7 @@ export class IngestRig {
     warnings: string[] = [];
     ingest!: Ingest;
     keys: DeviceKey[] = [{ device: "esp1", secret: KEY }];
-    allowsStrangers = false;
+    allowsAnonymous = false;
     private server: Server | undefined;
     private folder = "";
     private readonly waiting = new Set<() => void>();
@@ -41,7 +41,7 @@ export class IngestRig {
         this.ingest.start();
         await this.ingest.ready;
         const decoder = native.createDecoder({ prefix: "", zone: "UTC" });
-        const http = new HttpDoor({ ingest: this.ingest, keys: new DeviceKeys(this.keys, this.allowsStrangers), decoder, below: {}, ...door });
+        const http = new HttpDoor({ ingest: this.ingest, keys: new DeviceKeys(this.keys, this.allowsAnonymous), decoder, below: {}, ...door });
         this.server = createServer((request, response) => http.handle(request, response, request.url!.split("?")[0]!.slice(PATH.length + 1)));
         await new Promise<void>((resolve) => this.server!.listen(0, "127.0.0.1", resolve));
     }

@@ -256,7 +256,7 @@ describe("wl-esp32 in a whole Node-RED", () => {
     it("makes a key that counts from the deploy on, for raw bytes that Node-RED's own parsers never saw", async () => {
         const { secret } = await call<{ secret: string }>("/wattledger/ingest/key", { id, device: "esp1" });
         assert.match(secret, /^[\w-]{43}$/);
-        await redeploy("nodes", (node) => (node.id === id ? { ...node, strangers: false, devices: [{ device: "esp1" }] } : node));
+        await redeploy("nodes", (node) => (node.id === id ? { ...node, anonymous: false, devices: [{ device: "esp1" }] } : node));
         const body = Buffer.from(`  ${JSON.stringify(envelope(1))}\n`);
         const place = "/wattledger/esp32";
         const mac = hmacOf(secret, { method: "POST", path: place, boot: 3, seq: 1, body });
