@@ -3,6 +3,7 @@ import { booleanField, choiceField, numberField, parseConfig, textField } from "
 import { WattError } from "../common/errors.js";
 import { parseMapping } from "./mapping.js";
 import { type DeviceKey, DeviceKeys, newSecret } from "./keys.js";
+import { isDeviceName, LONGEST_NAME } from "./names.js";
 import type { Preset, PresetOptions } from "./preset.js";
 import { PRESETS } from "./presets.js";
 
@@ -11,7 +12,7 @@ const ids = PRESETS.map(({ id }) => id) as [string, ...string[]];
 const nameSchema = z
     .string({ error: "must be a text" })
     .trim()
-    .regex(/^[^/+#\p{C}]{1,64}\*?$/u, "must be a name of up to 64 characters, none of them /, + or #, or its beginning and *");
+    .refine((name) => isDeviceName(name) || isDeviceName(name.replace(/\*$/, "")), `must be a name of up to ${LONGEST_NAME} characters, none of them /, + or #, or its beginning and *`);
 
 const deviceList = z.preprocess((value) => value ?? [], z.array(z.object({ device: nameSchema }), { error: "must be a list of devices" }));
 
