@@ -1,5 +1,5 @@
 import type { Preset } from "../preset.js";
-import { asRatio, deviceName, own, parseJsonObject, parseNumber, said, textOf, times, Values } from "../values.js";
+import { asRatio, deviceName, invalid, own, parseJsonObject, parseNumber, said, textOf, times, Values } from "../values.js";
 
 /**
  * The flat object of power (W), irradiance (W/m²), temperature (°C), efficiency (ratio or %) and energy (kWh since the start) that the
@@ -13,7 +13,9 @@ export const flatJson: Preset = {
         decode: (arrival) => {
             const body = parseJsonObject(textOf(arrival));
             const level = (prefix || "esp32").split("/").length;
-            const device = deviceName(own(body, "device_id") ?? own(body, "deviceId") ?? arrival.device ?? (arrival.via === "mqtt" ? arrival.topic?.split("/")[level] : undefined));
+            const named = arrival.via === "mqtt" ? arrival.topic?.split("/")[level] : undefined;
+            const device = deviceName(own(body, "device_id") ?? own(body, "deviceId") ?? arrival.device ?? named);
+            if (named !== undefined && device !== named) throw invalid("device_id must be the name in the topic.");
             const values = new Values();
             values.put("ac_power_w", own(body, "power"));
             values.put("irradiance_poa_w_m2", own(body, "irradiance"));
