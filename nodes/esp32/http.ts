@@ -117,7 +117,11 @@ export class HttpDoor {
             delete query["apikey"];
             body = encoding === "" ? sent : await decompress(sent, encoding, bodyBytes);
         } catch (error) {
-            throw this.turnedAway(ingest.refuse(error, { via: "http", at }, name ?? idIn(sent)), request);
+            const wait = STATUS[(error as WattError).code] === 401 ? this.waitOf(request) : 0;
+            if (wait === 0) throw ingest.refuse(error, { via: "http", at }, name ?? idIn(sent));
+            // Counted only: who floods us with names must not push the devices' out of what is told and shown.
+            ingest.refused++;
+            throw new RateLimited("An address without a valid key", wait);
         }
         const about = { topic: below, query, contentType: request.headers["content-type"] ?? "", ...(sender.device !== undefined && { device: sender.device }) };
         return ingest.take(decoder, { via: "http", ...about, body, retained: false, at: this.clock.now() }, sender);
@@ -139,12 +143,9 @@ export class HttpDoor {
         return token === undefined ? keys.anonymous() : keys.bearer(token);
     }
 
-    /** Who tries keys is slowed down. */
-    private turnedAway(error: WattError, request: IncomingMessage): WattError {
-        if (STATUS[error.code] !== 401) return error;
-        const address = request.socket.remoteAddress ?? "";
-        const wait = this.guesses.take(address, this.clock.monotonic());
-        return wait === 0 ? error : new RateLimited("An address without a valid key", wait);
+    /** Who tries keys is slowed down: how long until the next, ms. */
+    private waitOf(request: IncomingMessage): number {
+        return this.guesses.take(request.socket.remoteAddress ?? "", this.clock.monotonic());
     }
 }
 

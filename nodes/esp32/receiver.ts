@@ -16,11 +16,18 @@ export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" |
     zone: string;
     keys: DeviceKeys;
     /** Some of those that were refused: enough to see what is wrong, too few to fill a flow. */
-    onRefusal?(refusal: Refusal): void;
+    onRefusal?(refusal: ToldRefusal): void;
+}
+
+export interface ToldRefusal extends Refusal {
+    /** Refused since the last one that was told, and not told. */
+    omitted?: number;
 }
 
 /** Refusals told of one device for one reason: a second, and at once. */
 const REFUSAL_RATES = { ratePerS: 0.2, burst: 3, devices: 500 };
+/** Of all devices and reasons together: anybody can think of new names. */
+const ALL_REFUSAL_RATES = { ratePerS: 1, burst: 20, devices: 1 };
 const MOST_TOPICS = 2000;
 /** Devices announce many topics at once. */
 const ANNOUNCE_MS = 200;
@@ -45,7 +52,8 @@ export class Receiver {
         const presetSettings = presetOptions(config, zone);
         this.topics = new Set(preset.topics(presetSettings));
         this.decoder = preset.createDecoder({ ...presetSettings, onTopic: (topic) => this.listen(topic) });
-        const told = new Rates(REFUSAL_RATES);
+        const [told, toldOfAll] = [new Rates(REFUSAL_RATES), new Rates(ALL_REFUSAL_RATES)];
+        let toldUpTo = 0;
         this.ingest = new Ingest({
             ...rest,
             clock,
@@ -54,7 +62,11 @@ export class Receiver {
             isListed: (device) => keys.of(device)?.device === device,
             limits: { bodyBytes: config.bodyKb * 1024, samples: config.samples, ratePerS: config.ratePerS, burst: config.burst, devices: config.maxDevices },
             onRefusal: (refusal) => {
-                if (told.take(`${refusal.code} ${refusal.device}`, clock.monotonic()) === 0) options.onRefusal?.(refusal);
+                const now = clock.monotonic();
+                if (told.take(`${refusal.code} ${refusal.device}`, now) > 0 || toldOfAll.take("", now) > 0) return;
+                const omitted = this.ingest.refused - toldUpTo - 1;
+                toldUpTo = this.ingest.refused;
+                options.onRefusal?.({ ...refusal, ...(omitted > 0 && { omitted }) });
             },
         });
         // Its paths are always there.

@@ -5,12 +5,13 @@ import { gzipSync, deflateSync } from "node:zlib";
 import fc from "fast-check";
 import { systemClock } from "../../dist/common/clock.js";
 import { parseConfig } from "../../dist/common/config.js";
+import { WattError } from "../../dist/common/errors.js";
 import { LIMITS, unitOf } from "../../dist/common/units.js";
 import { esp32Schema } from "../../dist/esp32/config.js";
 import { BROKER, DeviceKeys, hmacOf } from "../../dist/esp32/keys.js";
 import { emoncms } from "../../dist/esp32/presets/emoncms.js";
 import { native } from "../../dist/esp32/presets/native.js";
-import { Receiver } from "../../dist/esp32/receiver.js";
+import { Receiver, type ToldRefusal } from "../../dist/esp32/receiver.js";
 import { makeDir, removeDir } from "../node-red.js";
 import { FaultyFiles } from "../store/faulty-files.js";
 import { envelope, IngestRig, KEY, PATH } from "./rig.js";
@@ -268,8 +269,11 @@ describe("ingest over HTTP", () => {
     it("slows down who tries keys", async () => {
         await rig.open();
         const statuses: number[] = [];
-        for (let i = 0; i < 25; i++) statuses.push((await rig.post(envelope(1), { authorization: `Bearer ${i}` })).status);
+        for (let i = 0; i < 25; i++) statuses.push((await rig.post({ ...envelope(1), id: `new${i}` }, { authorization: `Bearer ${i}` })).status);
         assert.deepEqual([statuses[0], statuses.at(-1)], [401, 429]);
+        // Who is slowed down is counted, and neither told nor shown.
+        const told = statuses.filter((status) => status === 401).length;
+        assert.deepEqual([rig.ingest.refused, rig.refusals.length, rig.ingest.seen().length], [25, told, told]);
         assert.equal((await rig.post(envelope(1))).status, 200);
     });
 
@@ -437,6 +441,37 @@ describe("a message of a broker", () => {
             // What is wrong for good is not sent again.
             files.fault = () => undefined;
             assert.deepEqual(codes, ["PAYLOAD_INVALID", "STORE_UNSURE", "STORE_DOWN"]);
+        } finally {
+            await receiver.ingest.close();
+            await removeDir(folder);
+        }
+    });
+});
+
+describe("refusals", () => {
+    it("are few however many names there are, and the next one says how many were left out", async () => {
+        const folder = await makeDir("wl-esp32-");
+        let now = 0;
+        const refusals: ToldRefusal[] = [];
+        const receiver = new Receiver({
+            folder,
+            site: "home",
+            zone: "UTC",
+            config: parseConfig(esp32Schema, {}),
+            keys: new DeviceKeys([]),
+            clock: { ...systemClock, monotonic: () => now },
+            onReading: () => undefined,
+            onRefusal: (refusal) => refusals.push(refusal),
+        });
+        try {
+            await receiver.ingest.ready;
+            const forge = (i: number) => receiver.ingest.refuse(new WattError("KEY_MISSING", "A key is needed."), { via: "http", at: 0 }, `dev${i}`);
+            for (let i = 0; i < 1000; i++) forge(i);
+            assert.deepEqual([refusals.length, refusals.some(({ omitted }) => omitted !== undefined)], [20, false]);
+            now = 1000;
+            forge(1000);
+            forge(1001);
+            assert.deepEqual([refusals.length, refusals.at(-1)!.omitted], [21, 980]);
         } finally {
             await receiver.ingest.close();
             await removeDir(folder);
