@@ -17,7 +17,7 @@ import type { Sender } from "./keys.js";
 import { DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
 import { isDeviceName, LONGEST_NAME } from "./names.js";
 import type { Arrival, Decoded, Decoder, DeviceSample } from "./preset.js";
-import { sampleTime } from "./time.js";
+import { instantOf, sampleTime } from "./time.js";
 
 const expand = promisify(gunzip);
 
@@ -27,7 +27,7 @@ export interface Receipt {
     accepted: number;
     /** Messages that were kept before. */
     duplicates: number;
-    /** Samples without a time that may be old. */
+    /** Samples that may be old, without a time that can be true. */
     stale: number;
     /** Values without a time that a later one of the same message took the place of. */
     undated: number;
@@ -303,8 +303,10 @@ export class Ingest {
         const readings: StoredReading[] = [];
         /** The reading of a device that has no time but that of its arrival: there is one of them. */
         const arrived = new Map<string, StoredReading>();
+        const instants = new Map<string, Set<string>>();
+        for (const sample of samples) instants.set(sample.device, (instants.get(sample.device) ?? new Set()).add(instantOf(sample)));
         for (const sample of samples) {
-            const time = sampleTime(sample, up, arrival);
+            const time = sampleTime(sample, up, arrival, instants.get(sample.device)!.size > 1);
             if (!time) {
                 receipt.stale++;
                 continue;

@@ -20,24 +20,42 @@ export interface SampleTime {
     source: TimeSource;
 }
 
+/** What a sample says of when it was measured. */
+export type Told = Pick<DeviceSample, "ts" | "up" | "ageMs" | "stale">;
+
+/** True for a device's time that can be that of something that came at `at`, both ms UTC. */
+export function isPossible(ts: number, at: number): boolean {
+    return ts >= EARLIEST_TRUSTED_MS && ts <= at + AHEAD_MS;
+}
+
 /**
  * When a sample was measured; undefined where nobody knows: what may be old is never stamped with the time of its arrival.
  * @param sent ms since the device's start when it sent, of the same start as `sample.up`.
  * @param arrival When it came; `retained` by a broker says that nobody knows how old it is.
+ * @param isOneOfMany The message has samples of that device of other times: all of them cannot be of the arrival's.
  */
-export function sampleTime({ ts, up, ageMs, stale }: Pick<DeviceSample, "ts" | "up" | "ageMs" | "stale">, sent: number | undefined, arrival: { at: number; retained: boolean }): SampleTime | undefined {
+export function sampleTime({ ts, up, ageMs, stale }: Told, sent: number | undefined, arrival: { at: number; retained: boolean }, isOneOfMany = false): SampleTime | undefined {
     const { at, retained } = arrival;
-    if (ts !== undefined && ts >= EARLIEST_TRUSTED_MS && ts <= at + AHEAD_MS) return { at: Math.round(ts), source: "device" };
+    if (ts !== undefined && isPossible(ts, at)) return { at: Math.round(ts), source: "device" };
     if (retained) return undefined;
     const since = up === undefined || sent === undefined ? undefined : elapsed(up, sent);
-    if (since !== undefined) return { at: Math.round(at - since), source: "uptime" };
-    if (ageMs !== undefined && ageMs >= 0 && ageMs <= LONGEST_AGE_MS) return { at: Math.round(at - ageMs), source: "age" };
-    return stale ? undefined : { at, source: "arrival" };
+    if (isAge(since)) return { at: Math.round(at - since), source: "uptime" };
+    if (isAge(ageMs)) return { at: Math.round(at - ageMs), source: "age" };
+    const isTold = ts !== undefined || up !== undefined || ageMs !== undefined;
+    const isTooOld = (since ?? 0) > LONGEST_AGE_MS || (ageMs ?? 0) > LONGEST_AGE_MS;
+    return stale || isTooOld || (isTold && isOneOfMany) ? undefined : { at, source: "arrival" };
 }
 
-/** Between two counts of one start, ms; undefined where the later one is behind. */
-function elapsed(up: number, sent: number): number | undefined {
-    const wrapped = up > sent && up < UP_MODULUS && up - sent > UP_MODULUS / 2 ? sent + UP_MODULUS : sent;
-    const ms = wrapped - up;
-    return ms >= 0 && ms <= LONGEST_AGE_MS ? ms : undefined;
+/** One for each time that samples tell: those that tell the same, or none, were measured together. */
+export function instantOf({ ts, up, ageMs }: Told): string {
+    return `${ts}/${up}/${ageMs}`;
+}
+
+function isAge(ms: number | undefined): ms is number {
+    return ms !== undefined && ms >= 0 && ms <= LONGEST_AGE_MS;
+}
+
+/** Between two counts of one start, ms; negative where the later one is behind. */
+function elapsed(up: number, sent: number): number {
+    return (up > sent && up < UP_MODULUS && up - sent > UP_MODULUS / 2 ? sent + UP_MODULUS : sent) - up;
 }

@@ -54,6 +54,47 @@ describe("ingest over HTTP", () => {
         assert.ok(rig.readings.every(({ reading }) => reading.time === "uptime" && reading.quality === "good"));
     });
 
+    it("dates what was buffered by a clock that is wrong by how far it went on until it was sent", async () => {
+        const now = Date.now();
+        const clock = { ...systemClock, now: () => now };
+        await rig.open({ clock }, { clock });
+        const [ahead, unset] = [now + 6 * 60_000, 50_000];
+        for (const [i, sent] of [ahead, unset].entries()) {
+            const s = [40_000, 20_000, 0].map((age) => ({ ts: sent - age, ac_power_w: age }));
+            assert.deepEqual((await rig.post({ ...envelope(i + 1), up: undefined, ts: sent, s })).body, { ok: true, accepted: 3, duplicates: 0, stale: 0, undated: 0 });
+            const read = (await rig.read((i + 1) * 3)).slice(i * 3);
+            assert.deepEqual(read.map(({ timestamp, reading }) => [timestamp, reading.time]), [40_000, 20_000, 0].map((age) => [now - age, "age"]));
+        }
+    });
+
+    it("gives samples of a clock that is wrong none of the arrival's time, and says so, unless they were measured together", async () => {
+        const now = Date.now();
+        const clock = { ...systemClock, now: () => now };
+        await rig.open({ clock }, { clock });
+        const post = async (seq: number, s: object[], more: object = {}) => {
+            const { body } = await rig.post({ ...envelope(seq), up: undefined, s, ...more });
+            return [body["accepted"], body["stale"], body["undated"]];
+        };
+        const at = (ts: number) => [0, 1000, 2000].map((more) => ({ ts: ts + more, ac_power_w: more }));
+        assert.deepEqual(await post(1, at(now + 6 * 60_000)), [0, 3, 0]);
+        assert.deepEqual(await post(2, at(5000)), [0, 3, 0]);
+        // The clock was set between two samples.
+        assert.deepEqual(await post(3, [{ ts: 5000, ac_power_w: 1 }, { ts: now - 1000, ac_power_w: 2 }], { ts: now }), [1, 1, 0]);
+        assert.deepEqual(await post(4, [{ up: 0, ac_power_w: 3 }], { up: 500 * 86_400_000 }), [0, 1, 0]);
+        assert.deepEqual(await post(5, [{ ts: 5000, ac_power_w: 4 }]), [1, 0, 0]);
+        assert.deepEqual(await post(6, [{ ts: 5000, ac_power_w: 5 }, { ts: 5000, ac_voltage_v: 230 }]), [1, 0, 0]);
+        // An envelope's clock that is wrong is no time of its samples.
+        assert.deepEqual(await post(7, [{ up: 500, ac_power_w: 6 }, { ac_power_w: 7 }], { up: 1500, ts: 5000 }), [2, 0, 0]);
+        const read = await rig.read(5);
+        assert.deepEqual(read.map(({ timestamp, payload }) => [now - timestamp, payload]), [
+            [1000, { ac_power_w: 2 }],
+            [0, { ac_power_w: 4 }],
+            [0, { ac_power_w: 5, ac_voltage_v: 230 }],
+            [1000, { ac_power_w: 6 }],
+            [0, { ac_power_w: 7 }],
+        ]);
+    });
+
     it("acknowledges a blind retry and keeps it once, also after a restart", async () => {
         await rig.open();
         const message = envelope(1);

@@ -1,8 +1,10 @@
+import { EARLIEST_TRUSTED_MS } from "../../common/clock.js";
 import type { WattError } from "../../common/errors.js";
 import { isObject } from "../../common/json.js";
 import type { BadReason, PointValue } from "../../common/reading.js";
 import { isPointName, unitOf } from "../../common/units.js";
 import type { Arrival, Decoded, DeviceSample, Preset, PresetOptions } from "../preset.js";
+import { isPossible } from "../time.js";
 import { invalid as refused, levelsBelow, parseJson, textOf } from "../values.js";
 
 /** Topics begin with it unless the node says otherwise. */
@@ -39,7 +41,8 @@ function decodeEnvelope(arrival: Arrival, prefix: string): Decoded {
     if (named !== undefined && device !== named) throw invalid("id must be the name in the topic");
     const [boot, seq] = [count(message, "boot"), count(message, "seq")];
     if ((boot === undefined) !== (seq === undefined)) throw invalid("boot and seq belong together");
-    const [up, ts] = [amount(message, "up"), amount(message, "ts")];
+    const sent: Sent = { up: amount(message, "up"), ts: amount(message, "ts"), at: arrival.at };
+    const { up } = sent;
     const kind = message["class"];
     if (kind !== undefined && (typeof kind !== "string" || !/^[a-z][a-z0-9_]{0,30}$/.test(kind))) throw invalid("class must be a word such as meter");
     const list = message["s"];
@@ -49,7 +52,7 @@ function decodeEnvelope(arrival: Arrival, prefix: string): Decoded {
     const isSimulated = message["sim"];
     if (isSimulated !== undefined && typeof isSimulated !== "boolean") throw invalid("sim must be true or false");
     const samples = list.map((entry: unknown): DeviceSample => {
-        const sample = decodeSample(entry, device, up, ts);
+        const sample = decodeSample(entry, device, sent);
         if (signature !== undefined) sample.signature ??= signature;
         if (kind !== undefined) sample.class = kind;
         return sample;
@@ -63,7 +66,14 @@ function decodeEnvelope(arrival: Arrival, prefix: string): Decoded {
     };
 }
 
-function decodeSample(entry: unknown, device: string, sentUp: number | undefined, sentTs: number | undefined): DeviceSample {
+/** When a message was sent, by the device's count and clock; `at` when it came, by ours. */
+interface Sent {
+    up: number | undefined;
+    ts: number | undefined;
+    at: number;
+}
+
+function decodeSample(entry: unknown, device: string, sent: Sent): DeviceSample {
     if (!isObject(entry)) throw invalid("each sample must be an object");
     const [up, own, signature] = [amount(entry, "up"), amount(entry, "ts"), text(entry, "sig")];
     const values: Record<string, PointValue> = {};
@@ -79,10 +89,32 @@ function decodeSample(entry: unknown, device: string, sentUp: number | undefined
         values[point] = value;
         if (isEstimated) bad[point] = "estimated";
     }
-    // What the device's clock says when it sends dates its samples better than when they come.
-    const counted = sentTs !== undefined && up !== undefined && sentUp !== undefined ? sentTs - (sentUp - up) : up === undefined ? sentTs : undefined;
-    const ts = own ?? counted;
-    return { device, values, ...(isEstimated && { bad }), ...(ts !== undefined && { ts }), ...(ts !== undefined && own === undefined && { isReckoned: true }), ...(up !== undefined && { up }), ...(signature !== undefined && { signature }) };
+    const reckoned = own === undefined ? reckonedTime(up, sent) : undefined;
+    const ts = own ?? reckoned;
+    const ageMs = ageBetween(own, sent);
+    return {
+        device,
+        values,
+        ...(isEstimated && { bad }),
+        ...(ts !== undefined && { ts }),
+        ...(reckoned !== undefined && { isReckoned: true }),
+        ...(up !== undefined && { up }),
+        ...(ageMs !== undefined && { ageMs }),
+        ...(signature !== undefined && { signature }),
+    };
+}
+
+/** What the device's clock says when it sends dates its samples better than when they come; a clock that is wrong dates none. */
+function reckonedTime(up: number | undefined, sent: Sent): number | undefined {
+    if (sent.ts === undefined || !isPossible(sent.ts, sent.at)) return undefined;
+    if (up === undefined) return sent.ts;
+    return sent.up === undefined ? undefined : sent.ts - (sent.up - up);
+}
+
+/** By a clock that may be wrong, but is the same at both ends: not where it was set in between. */
+function ageBetween(own: number | undefined, sent: Sent): number | undefined {
+    if (own === undefined || sent.ts === undefined || own > sent.ts) return undefined;
+    return own < EARLIEST_TRUSTED_MS === sent.ts < EARLIEST_TRUSTED_MS ? sent.ts - own : undefined;
 }
 
 /** A count that an exact number holds; null is as good as absent. */
