@@ -1,7 +1,8 @@
 // Puts a shipped flow into a user directory and keeps it up to date without ever touching what a person changed.
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import path from "node:path";
+import { readWhole, writeWhole } from "./files.js";
 
 const hash = (text) => createHash("sha256").update(text).digest("hex");
 
@@ -12,16 +13,18 @@ const hash = (text) => createHash("sha256").update(text).digest("hex");
  */
 export function placeFlow(userDir, shippedFile, credentials = {}) {
     const shipped = readFileSync(shippedFile, "utf8");
-    const read = (name) => (existsSync(path.join(userDir, name)) ? readFileSync(path.join(userDir, name), "utf8") : undefined);
-    const write = (name, text) => writeFileSync(path.join(userDir, name), text, { mode: 0o600 });
+    const read = (name) => readWhole(path.join(userDir, name));
+    const write = (name, text) => writeWhole(path.join(userDir, name), text);
+    if (read("flows_cred.json") === undefined) write("flows_cred.json", JSON.stringify(credentials));
     const [present, last] = [read("flows.json"), read(".flow-shipped")];
     if (last === hash(shipped) && present !== undefined) return "";
-    write(".flow-shipped", hash(shipped));
-    if (present !== undefined && hash(present) !== last) {
+    // The mark comes last: a start that ended before it is made up for by the next.
+    if (present !== undefined && ![last, hash(shipped)].includes(hash(present))) {
         write("flows.new.json", shipped);
+        write(".flow-shipped", hash(shipped));
         return "your changed flow is kept; the flow of this version is in flows.new.json beside it";
     }
     write("flows.json", shipped);
-    if (read("flows_cred.json") === undefined) write("flows_cred.json", JSON.stringify(credentials));
+    write(".flow-shipped", hash(shipped));
     return "";
 }

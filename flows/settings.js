@@ -9,11 +9,12 @@
 //   WL_TLS_CERT/_KEY    PEM files; the certificate is read again every day
 //   WL_CREDENTIAL_SECRET  encrypts the stored credentials; one is made and kept in the user directory unless set
 //   WL_LOG              fatal, error, warn, info, debug or trace
-const { createHash, randomBytes, timingSafeEqual } = require("node:crypto");
+const { createHash, timingSafeEqual } = require("node:crypto");
 const fs = require("node:fs");
 const { createRequire } = require("node:module");
 const os = require("node:os");
 const path = require("node:path");
+const { keptSecret } = require("./files.js");
 
 const { env } = process;
 const host = env.WL_HOST || "127.0.0.1";
@@ -34,12 +35,7 @@ function credentialSecret() {
     if (env.WL_CREDENTIAL_SECRET) return env.WL_CREDENTIAL_SECRET;
     const file = path.join(userDir, "credential.secret");
     fs.mkdirSync(userDir, { recursive: true, mode: 0o700 });
-    try {
-        fs.writeFileSync(file, randomBytes(32).toString("hex"), { flag: "wx", mode: 0o600 });
-    } catch (error) {
-        if (error.code !== "EEXIST") throw error;
-    }
-    return fs.readFileSync(file, "utf8").trim();
+    return keptSecret(file, 32, "hex");
 }
 
 /** bcryptjs comes with Node-RED, which names its own folder before it reads this file. */

@@ -1,14 +1,14 @@
 #!/usr/bin/env node
 // `npm start`: runs the plant flow, or `npm start -- carbon` the carbon flow, in Node-RED with the hardened settings beside this file, in
 // a user directory of its own.
-import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { finishCheck, watchReadings } from "./check.mjs";
+import { keptSecret, readWhole } from "./files.js";
 import { placeFlow } from "./place.mjs";
 
 const HELP = `WattLedger: a solar plant in Node-RED, simulated unless you connect your own.
@@ -75,6 +75,18 @@ const APPS = {
 /** What a person can mend; shown without a stack. */
 class Unusable extends Error {}
 class BadArgument extends Unusable {}
+
+const FULL = ["is on a disk that is full", "free some space"];
+const NO_FOLDER = ["is no folder", "move the file away"];
+const FORBIDDEN = ["may not be written", "give this user the right to"];
+/** What keeps a folder from being used, and what to do; by the system's code. */
+const FOLDER_FAULTS = { ENOSPC: FULL, EDQUOT: FULL, EFBIG: FULL, EEXIST: NO_FOLDER, ENOTDIR: NO_FOLDER, EACCES: FORBIDDEN, EPERM: FORBIDDEN, EROFS: FORBIDDEN };
+
+/** In the words of a person where the user directory is at fault. */
+function explain(error) {
+    const [fault, remedy] = (error.syscall !== "listen" && FOLDER_FAULTS[error.code]) || [];
+    return fault ? new Unusable(`The folder ${process.env.WL_USER_DIR} ${fault} (${error.code}): ${remedy}, or choose another with --user-dir.`) : error;
+}
 
 function readOptions(argv) {
     let values;
@@ -188,6 +200,8 @@ async function prepareCarbon(options, url) {
     const notes = options.config === undefined ? [] : takeConfig(options.config);
     if (env.WL_GUARDIAN_SERVER !== "guardian") env.WL_GUARDIAN_URL = `http://127.0.0.1:${env.WL_SIM_GUARDIAN_PORT}/api/v1`;
     // The simulated meters sign with keys that follow from theirs for HTTP.
+    const [key, kept] = ["simulated.key", "flows_cred.json"].map((name) => readWhole(path.join(options.userDir, name)));
+    if (key === undefined && kept !== undefined) notes.push("simulated.key was lost and is made anew, but the flow keeps the old one: delete flows_cred.json, start again, and enter what else it held");
     const secret = simulatedKey(options.userDir);
     const { deviceKey, publicKey } = dist("simulate/esp32-sender.js");
     const calibrations = [{ at: "2025-12-01", until: "2028-12-01", certificate: "simulated" }];
@@ -202,9 +216,7 @@ async function prepareCarbon(options, url) {
 
 /** What the simulated meters prove themselves with; made once, readable by its owner only. */
 function simulatedKey(userDir) {
-    const file = path.join(userDir, "simulated.key");
-    if (!existsSync(file)) writeFileSync(file, randomBytes(24).toString("base64url"), { mode: 0o600 });
-    return readFileSync(file, "utf8");
+    return keptSecret(path.join(userDir, "simulated.key"), 24, "base64url");
 }
 
 /** Each setting of an ams_config.json to the variable that its node reads; secrets stay in the environment of this process. */
@@ -246,7 +258,7 @@ async function startNodeRed(nodeRed, options, port) {
     try {
         settings = require(settingsFile);
     } catch (error) {
-        throw new Unusable(error.message);
+        throw error.syscall ? error : new Unusable(error.message);
     }
     settings.uiPort = port;
     if (!options.verbose) settings.logging = { launcher: { ...settings.logging.console, level: "warn", handler: () => printLog } };
@@ -331,6 +343,7 @@ async function main() {
     if (options.help) return console.log(HELP.replace("FAULTS", FAULTS.join(", ")));
     if (options.fault && !FAULTS.includes(options.fault)) throw new BadArgument(`--fault takes one of ${FAULTS.join(", ")}, not "${options.fault}".`);
     const nodeRed = findNodeRed();
+    process.env.WL_USER_DIR = options.userDir;
     mkdirSync(options.userDir, { recursive: true, mode: 0o700 });
     const { acquireLock } = dist("store/lock.js");
     const lockFile = path.join(options.userDir, "running.lock");
@@ -340,7 +353,6 @@ async function main() {
     const port = await freePort(options.port, host);
     const scheme = process.env.WL_TLS_CERT ? "https" : "http";
     process.env.WL_ZONE ||= Intl.DateTimeFormat().resolvedOptions().timeZone;
-    process.env.WL_USER_DIR = options.userDir;
     const notes = await app.prepare(options, `${scheme}://${host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host}:${port}`);
     const note = placeFlow(options.userDir, flow, app.credentials(options.userDir));
     const RED = await startNodeRed(nodeRed, options, port);
@@ -356,7 +368,8 @@ async function main() {
     process.emit("SIGTERM");
 }
 
-main().catch((error) => {
+main().catch((thrown) => {
+    const error = explain(thrown);
     const expected = error instanceof Unusable || error.code?.startsWith?.("STORE_");
     console.error(expected ? error.message : error);
     if (error instanceof BadArgument) console.error("`--help` lists all options.");

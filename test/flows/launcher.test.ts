@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm as removeFile, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import path from "node:path";
 import { makeDir, removeDir, root, start } from "../node-red.js";
@@ -43,6 +43,27 @@ describe("flows/start.mjs", () => {
             assert.doesNotMatch(stderr, /canary-7|\n +at /);
         });
     }
+
+    it("says in one line why a user directory cannot be used, and what to do", async () => {
+        const userDir = await makeDir("wl-launcher-");
+        try {
+            const file = path.join(userDir, "file");
+            await writeFile(file, "");
+            for (const dir of [file, path.join(file, "below")]) {
+                const { status, stderr } = run("--user-dir", dir);
+                assert.equal(status, 1);
+                assert.match(stderr, /^The folder \S+ is no folder \(E\w+\): move the file away, or choose another with --user-dir\.\n$/);
+            }
+            // No file may grow: to a program much as a full disk.
+            const full = path.join(userDir, "full");
+            const { status, stderr } = spawnSync("/bin/sh", ["-c", 'ulimit -f 0; exec "$0" "$@"', process.execPath, launcher, "carbon", "--user-dir", full, "--port", "0"], { encoding: "utf8", env: clean });
+            assert.equal(status, 1);
+            assert.match(stderr, /^The folder \S+ is on a disk that is full \(EFBIG\): free some space, or choose another with --user-dir\.\n$/);
+            assert.deepEqual(readdirSync(full), []);
+        } finally {
+            await removeDir(userDir);
+        }
+    });
 
     it("says what is wrong with an ams_config.json, and hands a trial on to the command line", async () => {
         const userDir = await makeDir("wl-launcher-");
@@ -111,6 +132,7 @@ describe("flows/start.mjs carbon", () => {
     it("says in a check that is too short for it that no report came of the readings, and what of an ams_config.json is left out", async () => {
         const userDir = await makeDir("wl-launcher-");
         try {
+            await writeFile(path.join(userDir, "simulated.key"), "");
             const file = path.join(userDir, "ams_config.json");
             const guardian = { base_url: "https://guardianservice.app/api/v1", username: 42, password: "canary-7", api_token: "canary-7" };
             await writeFile(file, JSON.stringify({ guardian, ams_id_policy: { policy_tag: "Tag" }, carbon: { emission_factor: 0.7 } }));
@@ -127,6 +149,7 @@ describe("flows/start.mjs carbon", () => {
             assert.doesNotMatch(stdout + stderr, /canary/);
             const { ok, carbon, reasons } = JSON.parse(stdout) as { ok: boolean; carbon: object; reasons: string[] };
             assert.deepEqual([status, ok, carbon], [1, false, { intervals: 0, reports: 0, dryRuns: 0 }]);
+            assert.match(await readFile(path.join(userDir, "simulated.key"), "utf8"), /^[\w-]{32}$/);
             assert.match(reasons.join("\n"), /0 intervals were sealed, and no report was made/);
             assert.match(stderr, /Dashboard +http:\S+\/dashboard\/carbon[^]*ESP32 +post to http[^]*three ESP32 meters[^]*a stand-in, http:\/\/127\.0\.0\.1:\d+\/api\/v1; dry run/);
         } finally {
@@ -146,6 +169,7 @@ describe("flows/place.mjs", () => {
             const credentials = { influx: { username: "${INFLUX_USERNAME}" } };
             assert.equal(placeFlow(dir, shipped, credentials), "");
             assert.equal(await flow(), "[1]");
+            assert.deepEqual((await readdir(dir)).toSorted(), [".flow-shipped", "flows.json", "flows_cred.json", "shipped.json"]);
             assert.deepEqual(JSON.parse(await readFile(path.join(dir, "flows_cred.json"), "utf8")), credentials);
             await writeFile(shipped, "[2]");
             assert.equal(placeFlow(dir, shipped), "");
@@ -157,6 +181,16 @@ describe("flows/place.mjs", () => {
             assert.match(placeFlow(dir, shipped), /your changed flow is kept/);
             assert.equal(await flow(), "[2,3]");
             assert.equal(await readFile(path.join(dir, "flows.new.json"), "utf8"), "[4]");
+            assert.equal(placeFlow(dir, shipped), "");
+
+            // As a full disk left them: empty, or the flow there and the mark not yet.
+            await removeFile(path.join(dir, "flows_cred.json"));
+            assert.equal(placeFlow(dir, shipped, credentials), "");
+            for (const name of ["flows.json", "flows_cred.json"]) await writeFile(path.join(dir, name), "");
+            assert.equal(placeFlow(dir, shipped, credentials), "");
+            assert.equal(await flow(), "[4]");
+            assert.deepEqual(JSON.parse(await readFile(path.join(dir, "flows_cred.json"), "utf8")), credentials);
+            await removeFile(path.join(dir, ".flow-shipped"));
             assert.equal(placeFlow(dir, shipped), "");
         } finally {
             await removeDir(dir);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { makeDir, type NodeRed, removeDir, root, startRedJs } from "../node-red.js";
 
@@ -111,15 +111,25 @@ describe("flows/settings.js", () => {
         const first = await readFile(path.join(userDir, "credential.secret"), "utf8");
         load({ WL_USER_DIR: userDir });
         assert.equal(await readFile(path.join(userDir, "credential.secret"), "utf8"), first);
+        assert.deepEqual(await readdir(userDir), ["credential.secret"]);
+    });
+
+    it("makes it anew where a full disk left it empty, and leaves none so", async () => {
+        const secret = path.join(userDir, "credential.secret");
+        assert.match(load({ WL_USER_DIR: userDir }, "ulimit -f 0").stderr, /EFBIG/);
+        assert.deepEqual(await readdir(userDir), []);
+        await writeFile(secret, "");
+        assert.equal(load({ WL_USER_DIR: userDir }).status, 0);
+        assert.match(await readFile(secret, "utf8"), /^[0-9a-f]{64}$/);
     });
 });
 
 /** Loads the settings in a process of its own; with PROBE it also sends a request for that host through their middleware. */
-function load(env: NodeJS.ProcessEnv): { stdout: string; stderr: string; status: number | null } {
+function load(env: NodeJS.ProcessEnv, limit = ":"): { stdout: string; stderr: string; status: number | null } {
     const script = `
         const { httpAdminMiddleware: protect } = require(${JSON.stringify(settingsFile)});
         const res = { set() {}, removeHeader() {}, status() { return res; }, type() { return res; }, send() { console.log("refused"); } };
         if (process.env.PROBE) protect({ headers: { host: process.env.PROBE } }, res, () => console.log("passed"));`;
     const clean = { PATH: process.env["PATH"], ...env };
-    return spawnSync(process.execPath, ["-e", script], { encoding: "utf8", env: clean });
+    return spawnSync("/bin/sh", ["-c", `${limit}; exec "$0" "$@"`, process.execPath, "-e", script], { encoding: "utf8", env: clean });
 }
