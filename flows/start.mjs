@@ -224,6 +224,7 @@ function takeConfig(file) {
     let config;
     try {
         config = dist("carbon/ams-config.js").readAmsConfig(readFileSync(file, "utf8"));
+        dist("guardian/document.js").checkPartOfProject(config.project ?? {});
     } catch (error) {
         throw new Unusable(`--config ${file}: ${error.message}`);
     }

@@ -53,6 +53,11 @@ export function parseProject(payload: unknown): ProjectFacts {
     return parseConfig(projectSchema, payload);
 }
 
+/** What is known of a project before the rest is; the id may be any. @throws WattError CONFIG_INVALID naming each field at fault */
+export function checkPartOfProject(part: unknown): void {
+    parseConfig(projectSchema.partial().extend({ id: z.unknown().optional() }), part);
+}
+
 const figure = z.number({ error: "must be a number" });
 /** What of a report a filing rests on; the rest goes on as it is. */
 const reportSchema = z.looseObject({

@@ -23,8 +23,10 @@ class FunctionNode {
     private readonly kept = new Map<string, unknown>();
     private readonly run: (...given: unknown[]) => unknown;
 
-    constructor(id: string) {
-        this.run = compileFunction(flow.find((node) => node.id === id)!.func!, ["msg", "context", "env", "Date"]) as typeof this.run;
+    readonly said: string[] = [];
+
+    constructor(id: string, private readonly more: Record<string, string> = {}) {
+        this.run = compileFunction(flow.find((node) => node.id === id)!.func!, ["msg", "context", "env", "Date", "node"]) as typeof this.run;
     }
 
     send(msg: object): unknown {
@@ -32,7 +34,7 @@ class FunctionNode {
         const date = Object.assign(function () {
             return new Date(Date.UTC(2026, 5, 1));
         }, { now: () => this.now, parse: (text: string) => Date.parse(text) });
-        return this.run(msg, context, { get: (name: string) => ENV[name] }, date);
+        return this.run(msg, context, { get: (name: string) => this.more[name] ?? ENV[name] }, date, { error: (text: string) => void this.said.push(text) });
     }
 }
 
@@ -177,6 +179,18 @@ describe("the carbon flow", () => {
     it("files the simulated project with the reports' factor, marked so that no real registry takes it", () => {
         const { payload, simulated } = new FunctionNode("carbon-project").send({}) as { payload: { id: string; factor: object }; simulated: boolean };
         assert.deepEqual([simulated, payload.id, payload.factor], [true, "demo", { om: 0.729, bm: 0.326, source: "a study", vintage: "2021" }]);
+    });
+
+    it("takes a single factor and parts of the project, and says which of them it cannot read", () => {
+        const project = (env: Record<string, string>) => {
+            const node = new FunctionNode("carbon-project", env);
+            const sent = node.send({}) as { payload: { factor: object; country: string; organisation: string } } | undefined;
+            return { payload: sent?.payload, said: node.said.join() };
+        };
+        const { payload } = project({ WL_FACTORS: '{"om":0.5,"bm":0.4}', WL_PROJECT: '{"country":"Spain"}' });
+        assert.deepEqual([payload?.factor, payload?.country, payload?.organisation], [{ om: 0.5, bm: 0.4, source: "not stated", vintage: "2026" }, "Spain", "Demo"]);
+        for (const text of ["[]", "5", "[null]", "no json"]) assert.match(project({ WL_FACTORS: text }).said, /^WL_FACTORS must be a list of emission factors/, text);
+        for (const text of ["5", "[1]", "null", "{no json"]) assert.match(project({ WL_PROJECT: text }).said, /^WL_PROJECT must be an object in JSON/, text);
     });
 
     it("files nothing with a real Guardian: the only node in file mode gets that project alone", () => {

@@ -72,8 +72,11 @@ describe("flows/start.mjs", () => {
             await writeFile(file, '{"aggregation":{"interval_hours":"daily"},"guardian":{"password":"canary-7"}}');
             const { status, stderr } = run("carbon", "--user-dir", userDir, "--config", file);
             assert.equal(status, 1);
-            assert.match(stderr, /ams_config\.json: interval_hours must be a number above 0/);
+            assert.match(stderr, /ams_config\.json: interval_hours must be a number from/);
             assert.doesNotMatch(stderr, /canary-7|\n +at /);
+            await writeFile(file, '{"project":{"latitude":"north","id":"a plant"}}');
+            const { stderr: project } = run("carbon", "--user-dir", userDir, "--config", file);
+            assert.match(project, /^--config \S+ams_config\.json: Check the settings: latitude must be degrees north\.\n$/);
             const trial = run("carbon", "--test", "--store", userDir);
             assert.deepEqual([trial.status, /--store goes with --dry-run/.test(trial.stdout)], [2, true], trial.stdout);
         } finally {
