@@ -94,25 +94,27 @@ export function asRatio(raw: unknown): unknown {
  */
 export function secondsOf(raw: unknown): number | undefined {
     const value = parseNumber(raw);
-    return typeof value === "number" ? trusted(Math.round(value * 1000)) : undefined;
+    const ms = typeof value === "number" ? exact(value * 1000) : undefined;
+    return ms !== undefined && ms >= EARLIEST_TRUSTED_MS ? ms : undefined;
 }
 
 /**
- * A date and time in ISO 8601 as ms UTC, without a zone in `zone`; undefined for none, and for a clock that was not set. An hour that
- * comes twice when summer time ends is the one nearer to `at`.
+ * A date and time in ISO 8601 as ms UTC, without a zone in `zone`; a number is in seconds; undefined for none. A clock that was not
+ * set is told, too: by it a list's samples are known to be of different times. An hour that comes twice when summer time ends is the one
+ * nearer to `at`.
  */
 export function parseTime(raw: unknown, zone: string, at: number): number | undefined {
-    if (typeof raw === "number") return secondsOf(raw);
+    if (typeof raw === "number") return exact(raw * 1000);
     if (typeof raw !== "string" || raw.length > 40) return undefined;
     const time = DateTime.fromISO(raw.trim(), { zone });
     if (!time.isValid) return undefined;
     const hasZone = /(z|[+-]\d\d(:?\d\d)?)$/i.test(raw.trim().slice(10));
     const candidates = (hasZone ? [time] : time.getPossibleOffsets()).map((candidate) => candidate.toMillis());
-    return trusted(candidates.reduce((best, ms) => (Math.abs(ms - at) < Math.abs(best - at) ? ms : best)));
+    return exact(candidates.reduce((best, ms) => (Math.abs(ms - at) < Math.abs(best - at) ? ms : best)));
 }
 
-function trusted(ms: number): number | undefined {
-    return Number.isSafeInteger(ms) && ms >= EARLIEST_TRUSTED_MS && ms <= 8.64e15 ? ms : undefined;
+function exact(ms: number): number | undefined {
+    return Math.abs(ms) <= 8.64e15 ? Math.round(ms) : undefined;
 }
 
 /** How many of the source's units one of the point is; undefined where the point has another kind of unit. */

@@ -9,7 +9,9 @@ import { WattError } from "../../dist/common/errors.js";
 import { LIMITS, unitOf } from "../../dist/common/units.js";
 import { esp32Schema } from "../../dist/esp32/config.js";
 import { BROKER, DeviceKeys, hmacOf } from "../../dist/esp32/keys.js";
+import type { Preset } from "../../dist/esp32/preset.js";
 import { emoncms } from "../../dist/esp32/presets/emoncms.js";
+import { mapping } from "../../dist/esp32/presets/mapping.js";
 import { native } from "../../dist/esp32/presets/native.js";
 import { Receiver, type ToldRefusal } from "../../dist/esp32/receiver.js";
 import { makeDir, removeDir } from "../node-red.js";
@@ -93,6 +95,18 @@ describe("ingest over HTTP", () => {
             [1000, { ac_power_w: 6 }],
             [0, { ac_power_w: 7 }],
         ]);
+    });
+
+    it("gives nothing of a list by a clock that was not set the arrival's time either, whichever the preset", async () => {
+        await rig.open();
+        const options = { prefix: "", zone: "UTC", mapping: { time: "t", points: [{ path: "w", point: "ac_power_w" }] } };
+        const take = async (preset: Preset, body: string, query?: Record<string, string>) => {
+            const { accepted, stale, undated } = await rig.ingest.take(preset.createDecoder(options), { via: "http", device: "esp1", topic: "", body: Buffer.from(body), retained: false, at: Date.now(), ...(query && { query }) }, BROKER);
+            return [accepted, stale, undated];
+        };
+        assert.deepEqual(await take(mapping, '[{"t":5,"w":1},{"t":6,"w":2},{"t":"1970-01-01T00:00:07","w":3}]'), [0, 3, 0]);
+        assert.deepEqual(await take(mapping, '[{"t":5,"w":1}]'), [1, 0, 0]);
+        assert.deepEqual(await take(emoncms, '[[5,"n",{"solar_power":1}],[6,"n",{"solar_power":2}]]', { time: "0" }), [0, 2, 0]);
     });
 
     it("acknowledges a blind retry and keeps it once, also after a restart", async () => {
