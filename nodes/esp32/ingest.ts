@@ -7,12 +7,12 @@ import type { BadReason, PointValue, ReadingMessage, ReadingMeta } from "../comm
 import type { StatusKind } from "../common/status.js";
 import { qualityOf } from "../common/totals.js";
 import { isPointName, LIMITS, unitOf } from "../common/units.js";
-import type { Deliver, SpoolRecord } from "../store/delivery.js";
+import type { SpoolRecord } from "../store/delivery.js";
 import type { Files } from "../store/files.js";
-import { Outbox } from "../store/outbox.js";
 import { type Kept, Spool } from "../store/spool.js";
 import { Devices } from "./devices.js";
 import { type DataEntry, decodeEntry, encodeEntry, type Entry, messageOf, type StoredReading } from "./entry.js";
+import { Feed, type FeedOptions } from "./feed.js";
 import type { Sender } from "./keys.js";
 import { DEFAULT_LIMITS, type Limits, Rates } from "./limits.js";
 import { isDeviceName, LONGEST_NAME } from "./names.js";
@@ -79,6 +79,8 @@ export interface IngestOptions {
     files?: Files;
     /** In the order of their arrival, once they are on disk. */
     onReading(message: ReadingMessage): void;
+    /** Resolves when the readings handed on so far are safe with who took them; rejects while they are not. */
+    settled?: () => Promise<void>;
     onRefusal?(refusal: Refusal): void;
     onWarning?(error: WattError): void;
 }
@@ -87,16 +89,15 @@ const STATE_ENTRIES = 20_000;
 /** It is written after this time, too, ms: the last of a device that is silent must not keep all that came since. */
 const STATE_MS = 86_400_000;
 const STATE_LINE_DEVICES = 500;
+/** The places of the flow and of the devices' state are written at most so often, ms. */
+const CURSOR_MS = 10_000;
 /** So many readings may wait for the flow. */
 const MOST_WAITING = 100_000;
 /** Of so many messages none waits for others. */
 const COMMIT_ENTRIES = 1000;
-/** Handed to the flow at a time, so that others get their turn. */
-const BATCH_ENTRIES = 200;
 /** Names that only tried to send, to be shown beside the devices. */
 const MOST_UNKNOWN = 100;
-/** Where the spool's cursors are. */
-const FLOW = "flow";
+/** Where the spool's cursor of the devices' state is. */
 const STATE = "devices";
 
 /** Folders that a slow disk has not given back yet. */
@@ -125,10 +126,9 @@ export class Ingest {
     private readonly rates: Rates;
     private readonly clock: Clock;
     private readonly listed = new Map<string, SeenDevice>();
-    private outbox: Outbox | undefined;
+    private feed: Feed | undefined;
     private isOpen = false;
-    /** On their way to the flow. */
-    private waiting = 0;
+    private isFlowing = false;
     /** Kept in memory only, until the disk takes writes again. */
     private limbo: DataEntry[] = [];
     private sinceState = 0;
@@ -144,17 +144,22 @@ export class Ingest {
         this.devices = new Devices({ most: this.limits.devices, isListed: options.isListed ?? (() => false) }, (error) => options.onWarning?.(error));
         this.rates = new Rates(this.limits);
         this.stateAt = clock.monotonic();
-        this.spool = new Spool({ folder, commitMs, commitEntries: commitMs > 0 ? COMMIT_ENTRIES : 1, maxBytes, keepAll: true, retryMs, cursorMs: 5000, clock, after: leaving.get(folder), ...(files && { files }) });
+        this.spool = new Spool({ folder, commitMs, commitEntries: commitMs > 0 ? COMMIT_ENTRIES : 1, maxBytes, keepAll: true, retryMs, cursorMs: CURSOR_MS, clock, after: leaving.get(folder), ...(files && { files }) });
         this.spool.onChange(() => this.spoolChanged());
         this.ready = this.open();
         this.ready.catch(() => undefined);
     }
 
-    /** Begins to hand readings to the flow, once it can take them. */
+    /** The flow runs: hands readings on to it, those of the last seconds once more. */
     start(): void {
-        const { clock } = this;
-        this.outbox ??= new Outbox(this.spool, FLOW, this.deliver, { live: false, batchEntries: BATCH_ENTRIES, clock });
-        this.outbox.onChange(() => this.count());
+        this.isFlowing = true;
+        this.feed?.start();
+    }
+
+    /** Nodes of the flow are about to stop: nothing is handed on until the next start. */
+    stop(): void {
+        this.isFlowing = false;
+        this.feed?.stop();
     }
 
     /**
@@ -216,7 +221,7 @@ export class Ingest {
     }
 
     /**
-     * Hands on what it can within a second; what remains is handed on at the next start.
+     * What the flow may not have taken is handed on at the next start.
      * @param isGone There will be none: the folder is removed.
      */
     async close(isGone = false): Promise<void> {
@@ -226,8 +231,8 @@ export class Ingest {
             if (leaving.get(folder) === ended) leaving.delete(folder);
         });
         leaving.set(folder, ended);
+        this.feed?.close();
         await this.spool.flush();
-        await this.outbox?.close();
         await this.spool.close();
         if (isGone) await rm(folder, { recursive: true, force: true });
     }
@@ -236,7 +241,7 @@ export class Ingest {
 
     private checkStore(): void {
         if (this.spool.stats().state !== "disk") throw this.down();
-        if (this.waiting > MOST_WAITING) throw new WattError("STORE_BUSY", "The flow is not done with what came before. Send it again later.");
+        if ((this.feed?.waiting ?? 0) > MOST_WAITING) throw new WattError("STORE_BUSY", "The flow is not done with what came before. Send it again later.");
     }
 
     private down(): WattError {
@@ -397,7 +402,8 @@ export class Ingest {
             throw new WattError("STORE_DOWN", `Nothing can be kept: ${errorText(error)}`, { cause: error });
         }
         this.isOpen = true;
-        this.count();
+        this.feed = new Feed(this.spool, { clock: this.clock, hand: this.hand, settled: this.options.settled });
+        if (this.isFlowing) this.feed.start();
     }
 
     /** Learns from the spool what each device has sent. */
@@ -415,14 +421,9 @@ export class Ingest {
     }
 
     private spoolChanged(): void {
-        this.count();
         if (this.spool.stats().state !== "disk") return;
         for (const entry of this.limbo.splice(0)) this.devices.settle(entry, true);
         if (this.isOpen && !this.isStating && this.sinceState > 0 && this.isStateDue()) this.writeState();
-    }
-
-    private count(): void {
-        if (this.isOpen) this.waiting = this.spool.pending(this.spool.cursor(FLOW)).entries;
     }
 
     private isStateDue(): boolean {
@@ -456,13 +457,12 @@ export class Ingest {
     }
 
     /** Hands readings to the flow. */
-    private readonly deliver: Deliver = async (records) => {
+    private readonly hand: FeedOptions["hand"] = async (records, isCurrent) => {
         const entries = await entriesOf(records);
+        if (!isCurrent()) return;
         for (const entry of entries) {
-            if (!("readings" in entry)) continue;
-            for (const reading of entry.readings) this.options.onReading(messageOf(reading));
+            if ("readings" in entry) for (const reading of entry.readings) this.options.onReading(messageOf(reading));
         }
-        return { kind: "delivered" };
     };
 }
 

@@ -10,7 +10,7 @@ import { Rates } from "./limits.js";
 import type { Decoder } from "./preset.js";
 import { emoncms } from "./presets/emoncms.js";
 
-export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" | "onReading" | "onWarning" | "clock" | "files"> {
+export interface ReceiverOptions extends Pick<IngestOptions, "folder" | "site" | "onReading" | "settled" | "onWarning" | "clock" | "files"> {
     config: Esp32Config;
     /** IANA zone of times without one. */
     zone: string;

@@ -52,6 +52,7 @@ export default (RED: NodeAPI): void => {
                     config,
                     keys,
                     onReading: (message) => this.send([message, null]),
+                    settled: () => store.series.settled(),
                     onRefusal: (refusal) => this.send([null, { topic: `${siteId}/refused`, payload: refusal, timestamp: refusal.at }]),
                     onWarning: (error) => this.warn(error),
                 });
@@ -59,9 +60,11 @@ export default (RED: NodeAPI): void => {
                 lifecycle.onClose((removed) => receiver.ingest.close(removed && !isPresent(RED, this.id)));
                 lifecycle.run(() => receiver.ingest.ready);
 
+                // A deploy of other nodes stops and starts the flow too.
                 const begin = () => receiver.ingest.start();
-                RED.events.once("flows:started", begin);
-                lifecycle.onClose(() => void RED.events.removeListener("flows:started", begin));
+                const pause = () => receiver.ingest.stop();
+                RED.events.on("flows:started", begin).on("flows:stopping", pause);
+                lifecycle.onClose(() => void RED.events.off("flows:started", begin).off("flows:stopping", pause));
                 if (config.http) lifecycle.onClose(mount(RED.httpNode, config.path, receiver.door.paths, receiver.door.handle));
 
                 let broker: MqttState | undefined;

@@ -229,6 +229,16 @@ export class Series {
         return this.inTurn(this.commit);
     }
 
+    /**
+     * Resolves once all that was taken so far is on disk.
+     * @throws WattError STORE_UNUSABLE while the disk takes nothing
+     */
+    async settled(): Promise<void> {
+        await this.flush();
+        const { state, reason = "The store is closed." } = this.stats();
+        if (state !== "disk") throw new WattError("STORE_UNUSABLE", `Not everything is on disk. ${reason}`);
+    }
+
     /** Brings roll-ups and retention up to date; happens by itself. */
     clean(): Promise<void> {
         return this.inTurn(this.tidy);

@@ -13,7 +13,10 @@ export const KEY = "k".repeat(43);
 
 /** Ingest behind a real HTTP server, in a folder of its own, that can be closed and opened again. */
 export class IngestRig {
+    /** What the flow was given, without what it was given again after a new start. */
     readings: ReadingMessage[] = [];
+    /** How much that was. */
+    again = 0;
     refusals: Refusal[] = [];
     warnings: string[] = [];
     ingest!: Ingest;
@@ -25,6 +28,7 @@ export class IngestRig {
 
     async open(options: Partial<IngestOptions> = {}, door: Partial<HttpDoorOptions> = {}): Promise<void> {
         this.folder ||= await makeDir("wl-esp32-");
+        const before = new Set(this.readings.map(identity));
         this.ingest = new Ingest({
             folder: path.join(this.folder, "ingest"),
             site: "home",
@@ -32,7 +36,8 @@ export class IngestRig {
             isListed: (device) => this.keys.some((key) => key.device === device),
             ...options,
             onReading: (message) => {
-                this.readings.push(message);
+                if (before.delete(identity(message))) this.again++;
+                else this.readings.push(message);
                 for (const look of this.waiting) look();
             },
             onRefusal: (refusal) => this.refusals.push(refusal),
@@ -88,6 +93,10 @@ export class IngestRig {
         }
         return this.readings;
     }
+}
+
+function identity({ topic, timestamp, payload, reading }: ReadingMessage): string {
+    return JSON.stringify([topic, timestamp, payload, reading.boot, reading.seq]);
 }
 
 /** An envelope of esp1. */
