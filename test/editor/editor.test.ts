@@ -91,7 +91,7 @@ describe("the editor", () => {
         return page.$$eval(".red-ui-tray-body [data-i18n]", (elements) =>
             elements.flatMap((element) => {
                 const keys = (element.getAttribute("data-i18n") ?? "").split(";").map((key) => key.replace(/^\[.*\]/, ""));
-                const shown = [element.textContent?.trim(), element.getAttribute("placeholder"), element.getAttribute("title")];
+                const shown = [element.textContent?.trim(), ...["placeholder", "title", "aria-label"].map((attribute) => element.getAttribute(attribute))];
                 return keys.filter((key) => shown.includes(key) || shown.every((text) => !text));
             }),
         );
