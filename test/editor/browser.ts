@@ -1,5 +1,5 @@
 import path from "node:path";
-import { type Browser, chromium, type Page } from "playwright-core";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { nodeRedPackage, root } from "../node-red.js";
 
 /** Pictures for a person to look at. */
@@ -21,12 +21,19 @@ export function launchBrowser(): Promise<Browser> {
     });
 }
 
+/** A page that is waited for as long as a test may last: other tiers may have the processors. */
+export async function patientPage(context: BrowserContext): Promise<Page> {
+    const page = await context.newPage();
+    page.setDefaultTimeout(110_000);
+    return page;
+}
+
 /** Node-RED's editor in a profile of its own; `faults` takes what its scripts throw and the console calls an error. */
 export async function openEditor(browser: Browser, url: string, viewport = { width: 1280, height: 900 }): Promise<{ page: Page; faults: string[] }> {
     const context = await browser.newContext({ viewport, colorScheme: "light", locale: "en-US" });
     // Node-RED 5 has a dark theme too; here it follows what the browser prefers.
     await context.addInitScript(() => localStorage.setItem("view-dark-theme", "auto"));
-    const page = await context.newPage();
+    const page = await patientPage(context);
     const faults: string[] = [];
     page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
     page.on("console", (message) => {

@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import { makeDir, removeDir, root, type Running, start } from "../node-red.js";
-import { launchBrowser, screenshots } from "./browser.js";
+import { launchBrowser, patientPage, screenshots } from "./browser.js";
 import { weakText } from "./contrast.js";
 
 const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(WL|INFLUX)_/.test(name)));
@@ -44,7 +44,7 @@ describe("the dashboard of npm start -- carbon", () => {
 
     async function open(width: number, colorScheme: "light" | "dark" = "light"): Promise<void> {
         context = await browser.newContext({ viewport: { width, height: 1300 }, colorScheme });
-        page = await context.newPage();
+        page = await patientPage(context);
         faults = [];
         page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
         page.on("console", (message) => {
@@ -77,7 +77,7 @@ describe("the dashboard of npm start -- carbon", () => {
 
     it("goes from ESP32 samples to a report that could be filed, and verifies it at a click", async () => {
         await open(1280);
-        await page.locator("[data-report].wl-level-good").waitFor({ timeout: 100_000 });
+        await page.locator("[data-report].wl-level-good").waitFor();
         for (const id of ["energy", "reduction", "credits", "claimed", "pending", "capacity", "rate", "coverage"]) await page.waitForFunction((key) => /^\d/.test(document.querySelector(`[data-tile=${key}] .wl-tile-value`)?.textContent ?? ""), id);
         assert.match(await tile("rate"), /^100\.0%$/);
         const report = page.locator("[data-report]");

@@ -3,7 +3,7 @@ import path from "node:path";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import { Store } from "../../dist/store/store.js";
 import { makeDir, removeDir, root, type Running, start } from "../node-red.js";
-import { launchBrowser, screenshots } from "./browser.js";
+import { launchBrowser, patientPage, screenshots } from "./browser.js";
 import { weakText } from "./contrast.js";
 
 const MINUTE = 60_000;
@@ -66,7 +66,7 @@ describe("the dashboard of npm start", () => {
     async function open(options: { width: number; dark?: boolean; login?: { username: string; password: string } }): Promise<void> {
         const { width, dark, login } = options;
         context = await browser.newContext({ viewport: { width, height: 1500 }, colorScheme: dark ? "dark" : "light", ...(login && { httpCredentials: login }) });
-        page = await context.newPage();
+        page = await patientPage(context);
         faults = [];
         page.on("pageerror", (error) => faults.push(String(error.stack ?? error)));
         page.on("console", (message) => {

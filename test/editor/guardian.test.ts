@@ -6,7 +6,7 @@ import path from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { makeUserDir, type NodeRed, removeDir, root, startNodeRed } from "../node-red.js";
 import type { FlowNode } from "../package/source.js";
-import { launchBrowser } from "./browser.js";
+import { launchBrowser, patientPage } from "./browser.js";
 
 interface Editor {
     nodes: { node(id: string): FlowNode | null };
@@ -38,7 +38,7 @@ describe("the dialogs of Guardian", () => {
         const flows = [...(await read("02 File a report with Guardian.json")), ...(await read("03 Send a report to an external data block.json")).filter(({ type }) => type !== "wl-sim-guardian")];
         nodeRed = await startNodeRed({ userDir, flows });
         browser = await launchBrowser();
-        page = await (await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" })).newPage();
+        page = await patientPage(await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: "en-US" }));
         await page.goto(nodeRed.url);
         await page.waitForFunction(() => RED.nodes.node("wlextsend0000000") && RED.nodes.node("wlguardianconf"));
     });
