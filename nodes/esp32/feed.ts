@@ -58,20 +58,21 @@ export class Feed {
         this.stop();
         this.isOn = true;
         this.next = this.spool.cursor(NAME).done.end;
-        this.handed.length = 0;
         this.pump();
     }
 
-    /** Nodes of the flow are about to stop. */
+    /** Nodes of the flow are about to stop: what they have not had long enough is not done, however long they stay away. */
     stop(): void {
         this.round++;
         this.isOn = false;
         this.cancelRetry?.();
+        this.cancelSettle?.();
+        this.cancelSettle = undefined;
+        this.handed.length = 0;
     }
 
     close(): void {
         this.stop();
-        this.cancelSettle?.();
         this.unlisten();
     }
 

@@ -90,6 +90,18 @@ describe("the feed of a flow", () => {
         assert.deepEqual(given, ["late", "gap"]);
     });
 
+    it("gives them once more however long the flow was stopped", async () => {
+        feed.start();
+        await add("late");
+        await until(1);
+        feed.stop();
+        clock.advance(60_000);
+        given.length = 0;
+        feed.start();
+        await until(1);
+        assert.deepEqual(given, ["late"]);
+    });
+
     it("gives the last seconds once more after a restart", async () => {
         feed.start();
         await add("old");
